@@ -1,0 +1,127 @@
+"""Where the data of a dataset lives, in the order in which it flows; no other module builds a path.
+
+<storage>/<dataset>/
+    manifest images rejects features splits reduced predictions metrics     Delta tables
+    models/<version>/   model.json, weights.safetensors        models/champion.json
+    reports/            one page a trained model, latest.html
+    checks/             Great Expectations' Data Docs
+    runs/               what each task of each run read, wrote and took
+    staging/            work lists of running jobs
+"""
+
+import re
+from dataclasses import dataclass
+
+import pyarrow as pa
+
+from sightline import schemas, storage
+from sightline.settings import load_settings
+from sightline.tables import Table
+
+
+@dataclass(frozen=True)
+class Catalog:
+    """The places of one dataset."""
+
+    dataset: str
+    root: str
+
+    @property
+    def manifest(self) -> Table:
+        """Images that the source says exist."""
+        return self._table("manifest", schemas.MANIFEST, "partition")
+
+    @property
+    def images(self) -> Table:
+        """Images that we hold."""
+        return self._table("images", schemas.IMAGES, "partition")
+
+    @property
+    def rejects(self) -> Table:
+        """Images that we could not take, and why."""
+        return self._table("rejects", schemas.REJECTS, "partition")
+
+    @property
+    def features(self) -> Table:
+        """Embeddings."""
+        return self._table("features", schemas.FEATURES, "backbone_id")
+
+    @property
+    def splits(self) -> Table:
+        """The split of each image, for good."""
+        return self._table("splits", schemas.SPLITS, None)
+
+    @property
+    def reduced(self) -> Table:
+        """Principal components of the embeddings, by the model they were fitted for."""
+        return self._table("reduced", schemas.REDUCED, "model_version")
+
+    @property
+    def predictions(self) -> Table:
+        """Predictions on the test split, by model."""
+        return self._table("predictions", schemas.PREDICTIONS, "model_version")
+
+    @property
+    def metrics(self) -> Table:
+        """Numbers that say how good a model is."""
+        return self._table("metrics", schemas.METRICS, "model_version")
+
+    @property
+    def tables(self) -> list[Table]:
+        """All tables in flow order."""
+        return [
+            self.manifest,
+            self.images,
+            self.rejects,
+            self.features,
+            self.splits,
+            self.reduced,
+            self.predictions,
+            self.metrics,
+        ]
+
+    @property
+    def models(self) -> str:
+        """Folder of the models."""
+        return storage.join(self.root, "models")
+
+    @property
+    def champion(self) -> str:
+        """The file that names the model that serves."""
+        return storage.join(self.models, "champion.json")
+
+    @property
+    def reports(self) -> str:
+        """Folder of the report pages."""
+        return storage.join(self.root, "reports")
+
+    @property
+    def checks(self) -> str:
+        """Folder of Great Expectations' Data Docs."""
+        return storage.join(self.root, "checks")
+
+    @property
+    def runs(self) -> str:
+        """Folder of the run records."""
+        return storage.join(self.root, "runs")
+
+    @property
+    def staging(self) -> str:
+        """Folder for what a running job needs and nobody else reads."""
+        return storage.join(self.root, "staging")
+
+    def model(self, version: str) -> str:
+        """Folder of one model."""
+        return storage.join(self.models, version)
+
+    def run(self, dag_id: str, run_id: str) -> str:
+        """Folder of one run's records; run ids hold characters that paths should not."""
+        return storage.join(self.runs, dag_id, re.sub(r"[^A-Za-z0-9_.-]", "_", run_id))
+
+    def _table(self, name: str, schema: pa.Schema, partition_by: str | None) -> Table:
+        return Table(name, storage.join(self.root, name), schema, partition_by)
+
+
+def open_catalog(dataset: str) -> Catalog:
+    """The catalog of a dataset under SIGHTLINE_STORAGE."""
+    return Catalog(dataset, storage.join(load_settings().storage, dataset))

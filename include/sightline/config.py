@@ -1,0 +1,189 @@
+"""Dataset files: one YAML file a dataset, checked at the door and frozen from there on.
+
+Unknown keys and values are refused with a sentence that names the file, the key, the value and the
+nearest known one. The file's stem is the dataset's name.
+"""
+
+import difflib
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from sightline.backbone_names import TORCHVISION_NAMES
+from sightline.errors import ConfigError
+from sightline.settings import load_settings
+
+
+class Section(BaseModel):
+    """A block of a dataset file: frozen, and closed to unknown keys."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class FolderSource(Section):
+    """Images as <path>/<class>/<file>; the path is local or any URL that fsspec reads."""
+
+    type: Literal["folder"]
+    path: str
+    options: dict[str, Any] = {}  # for fsspec, such as {anon: true}; never secrets
+
+
+class DigitsSource(Section):
+    """scikit-learn's 1,797 scanned handwritten digits, written out as PNG files."""
+
+    type: Literal["digits"]
+
+
+SourceSpec = Annotated[FolderSource | DigitsSource, Field(discriminator="type")]
+
+
+class BackboneSpec(Section):
+    """The pretrained network: a torchvision classification model or timm/<name>.
+
+    weights: `default`, a name from torchvision such as IMAGENET1K_V1, a file, or `random` (with seed).
+    """
+
+    name: str = "resnet18"
+    weights: str = "default"
+    seed: int = 0
+    image_size: int | None = Field(None, ge=16, le=2048)  # pixels; default: what the weights require
+
+    @field_validator("name")
+    @classmethod
+    def _known(cls, name: str) -> str:
+        if not name.startswith("timm/") and name not in TORCHVISION_NAMES:
+            raise ValueError(f"unknown backbone {name!r}{_nearest(name, TORCHVISION_NAMES)}")
+        return name
+
+
+class ReduceSpec(Section):
+    """PCA on the train split: a number of components, or enough for a share of the variance."""
+
+    components: int | None = Field(None, ge=1)
+    explained_variance: float | None = Field(None, gt=0, lt=1)
+
+    @model_validator(mode="after")
+    def _one_of_two(self) -> Self:
+        if (self.components is None) == (self.explained_variance is None):
+            raise ValueError("give one of components and explained_variance")
+        return self
+
+
+class SplitSpec(Section):
+    """Shares of the images that are kept out of training."""
+
+    test: float = Field(0.25, gt=0, lt=0.9)
+    val: float = Field(0.0, ge=0, lt=0.5)
+
+
+class TrainSpec(Section):
+    """The classifier on top of the features."""
+
+    head: Literal["logistic_regression"] = "logistic_regression"
+    penalties: tuple[float, ...] = (0.0003, 0.003, 0.03, 0.3)  # L2, the grid of the cross-validation
+    folds: int = Field(3, ge=2, le=10)
+    max_iterations: int = Field(100, ge=1)
+    seed: int = 0
+
+
+class LimitsSpec(Section):
+    """What is refused, and when a run stops."""
+
+    image_megabytes: float = Field(64, gt=0)
+    image_megapixels: float = Field(89.478485, gt=0)  # where Pillow begins to warn of a bomb
+    rejected_share: float = Field(0.1, ge=0, le=1)  # of a partition, before the run stops
+    images_per_class: int = Field(2, ge=1)
+
+
+class DatasetSpec(Section):
+    """A dataset: where its images come from and what becomes of them."""
+
+    name: str
+    description: str = ""
+    schedule: str | None = "0 0 * * *"  # when the night's partition is taken, or null
+    source: SourceSpec
+    backbone: BackboneSpec = BackboneSpec()
+    reduce: ReduceSpec | None = ReduceSpec(explained_variance=0.95)
+    split: SplitSpec = SplitSpec()
+    train: TrainSpec = TrainSpec()
+    limits: LimitsSpec = LimitsSpec()
+
+
+def dataset_files() -> list[Path]:
+    """Every dataset file, sorted by name."""
+    return sorted(load_settings().datasets.glob("*.yaml"))
+
+
+def load_dataset(name: str) -> DatasetSpec:
+    """Read the dataset file of that name; ConfigError says what is wrong with it."""
+    names = [path.stem for path in dataset_files()]
+    if name not in names:
+        folder = load_settings().datasets
+        raise ConfigError(f"No dataset {name!r} in {folder}{_nearest(name, names)}")
+    return read_dataset(load_settings().datasets / f"{name}.yaml")
+
+
+def read_dataset(path: Path) -> DatasetSpec:
+    """Read one dataset file."""
+    if not re.fullmatch(r"[a-z][a-z0-9_]{0,62}", path.stem):
+        raise ConfigError(
+            f"{path.name}: {path.stem!r} cannot name a dataset; use small letters, digits and _."
+        )
+    try:
+        content = yaml.load(path.read_text(encoding="utf-8"), Loader=yaml.CSafeLoader)  # noqa: S506
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path.name} is not YAML: {' '.join(str(error).split())}.") from error
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path.name} must hold keys such as 'source:', but holds {content!r}.")
+    try:
+        return DatasetSpec.model_validate({**content, "name": path.stem})
+    except ValidationError as error:
+        sentences = [_sentence(DatasetSpec, one) for one in error.errors()]
+        raise ConfigError(f"{path.name}: {' '.join(sentences)}") from error
+
+
+def _sentence(model: type[Section], error: Any) -> str:
+    """One pydantic error as a sentence."""
+    path = [str(part) for part in error["loc"] if part not in ("folder", "digits")]
+    key = ".".join(path)
+    if error["type"] == "extra_forbidden":
+        known = _known_keys(model, [str(part) for part in error["loc"]])
+        return f"unknown key {key!r}{_nearest(path[-1], known)}"
+    if error["type"] == "missing":
+        return f"key {key!r} is missing."
+    if error["type"] == "union_tag_invalid":
+        tag, known = error["ctx"]["tag"], re.findall(r"'(\w+)'", error["ctx"]["expected_tags"])
+        return f"unknown source type {tag!r}{_nearest(tag, known)}"
+    if error["type"] == "union_tag_not_found":
+        return f"key '{key}.type' is missing; known types: digits, folder."
+    message = str(error["msg"]).removeprefix("Value error, ").rstrip(".")
+    message = message[:1].lower() + message[1:]
+    shown = "" if error["type"] == "value_error" else f", but is {error['input']!r}"
+    return f"{key}: {message}{shown}." if key else f"{message}{shown}."
+
+
+def _known_keys(model: type[Section], location: list[str]) -> list[str]:
+    """The keys that the block at a location takes."""
+    here: Any = model
+    for part in location[:-1]:
+        field = here.model_fields.get(part)
+        if field is None:  # a member of the source union, by its tag
+            here = {"folder": FolderSource, "digits": DigitsSource}[part]
+        elif part != "source":
+            here = next(
+                kind
+                for kind in [field.annotation, *getattr(field.annotation, "__args__", ())]
+                if isinstance(kind, type) and issubclass(kind, Section)
+            )
+    return [name for name in here.model_fields if name != "name" or here is not DatasetSpec]
+
+
+def _nearest(value: str, known: Any) -> str:
+    """`; did you mean 'x'? Known: ...` for the end of a sentence."""
+    close = difflib.get_close_matches(value, known, n=3, cutoff=0.5)
+    listed = sorted(known) if len(known) <= 12 else close
+    hint = f"; did you mean {close[0]!r}?" if close else "."
+    return f"{hint} Known: {', '.join(listed)}." if listed else hint

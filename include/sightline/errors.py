@@ -1,0 +1,50 @@
+"""What can go wrong, said to a person: each message names the thing, the value and the way out.
+
+SightlineError
+├── ConfigError        a dataset file, a setting or an argument is wrong
+├── SourceError        a source cannot be listed, or lists nothing
+├── StorageError       a table or file cannot be read or written
+├── WeightsError       pretrained weights are missing or broken
+├── ResourceError      the machine has too little disk or memory for the job
+├── CheckFailed        data did not meet an expectation
+├── TrainingError      a classifier cannot be trained from what is there
+└── AirflowUnavailable the local Airflow did not start or did not answer
+
+None of them is mended by trying again at once, so a task that raises one fails without a retry.
+"""
+
+
+class SightlineError(Exception):
+    """Base of every error that Sightline raises on purpose."""
+
+
+class ConfigError(SightlineError):
+    """A dataset file, a setting or an argument is wrong."""
+
+
+class SourceError(SightlineError):
+    """A source cannot be listed, or lists nothing."""
+
+
+class StorageError(SightlineError):
+    """A table or file cannot be read or written."""
+
+
+class WeightsError(SightlineError):
+    """Pretrained weights are missing or broken."""
+
+
+class ResourceError(SightlineError):
+    """The machine has too little disk or memory for the job."""
+
+
+class CheckFailed(SightlineError):
+    """Data did not meet an expectation."""
+
+
+class TrainingError(SightlineError):
+    """A classifier cannot be trained from what is there."""
+
+
+class AirflowUnavailable(SightlineError):
+    """The local Airflow did not start or did not answer."""

@@ -1,0 +1,115 @@
+"""What each task of each run read, wrote, counted and took: a small JSON record a task.
+
+The report's timings, `sightline status` and the lineage events are made from these records. A retry
+writes its task's record again.
+"""
+
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+from sightline import storage, tables
+from sightline.catalog import Catalog
+from sightline.tables import Table, Writer
+
+
+@dataclass(frozen=True)
+class TaskRun:
+    """Which task of which Airflow run is at work, and on which slice of the dataset."""
+
+    dag_id: str
+    run_id: str
+    task: str
+    partition: str
+
+    @property
+    def writer(self) -> Writer:
+        """The identity under which this task commits."""
+        return Writer(f"{self.task}:{self.partition}", f"{self.dag_id}/{self.run_id}")
+
+
+@dataclass
+class Record:
+    """One task's record."""
+
+    task: str
+    dag_id: str
+    run_id: str
+    partition: str
+    started_at: str
+    seconds: float = 0.0
+    counts: dict[str, Any] = field(default_factory=dict)
+    inputs: list[dict[str, Any]] = field(default_factory=list)
+    outputs: list[dict[str, Any]] = field(default_factory=list)
+
+    def read(self, *read: Table) -> None:
+        """Note tables as inputs, at their present version."""
+        self.inputs += [describe(table) for table in read]
+
+    def wrote(self, *written: Table) -> None:
+        """Note tables as outputs, at their present version."""
+        self.outputs += [describe(table) for table in written]
+
+
+def describe(table: Table) -> dict[str, Any]:
+    """A table as the records name it: name, url, version, rows and columns."""
+    return {
+        "name": table.name,
+        "url": table.url,
+        "version": tables.current_version(table),
+        "rows": tables.count_rows(table),
+        "columns": [[column.name, str(column.type)] for column in table.schema],
+    }
+
+
+@contextmanager
+def recording(catalog: Catalog, task: TaskRun) -> Iterator[Record]:
+    """Time a task's work and write its record when it ends well."""
+    started = time.monotonic()
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    record = Record(task.task, task.dag_id, task.run_id, task.partition, now)
+    yield record
+    record.seconds = round(time.monotonic() - started, 2)
+    storage.write_json(record_url(catalog, task), asdict(record))
+
+
+def record_url(catalog: Catalog, task: TaskRun) -> str:
+    """Where a task's record lies."""
+    return storage.join(catalog.run(task.dag_id, task.run_id), f"{task.task}.json")
+
+
+def read_record(catalog: Catalog, task: TaskRun) -> dict[str, Any] | None:
+    """A task's record, or None when it has not ended well yet."""
+    record: dict[str, Any] | None = storage.read_json(record_url(catalog, task))
+    return record
+
+
+def read_run(catalog: Catalog, dag_id: str, run_id: str) -> list[dict[str, Any]]:
+    """The records of one run in the order in which its tasks began."""
+    folder = catalog.run(dag_id, run_id)
+    names = [name for name in storage.list_names(folder) if name.endswith(".json")]
+    records = [storage.read_json(storage.join(folder, name)) for name in names]
+    return sorted(records, key=lambda record: str(record["started_at"]))
+
+
+def last_run(catalog: Catalog, dag_id: str) -> list[dict[str, Any]]:
+    """The records of the DAG's run that began last; empty when there is none."""
+    runs = [
+        read_run(catalog, dag_id, run_id)
+        for run_id in storage.list_names(storage.join(catalog.runs, dag_id))
+    ]
+    return max(filter(None, runs), key=lambda records: str(records[0]["started_at"]), default=[])
+
+
+def task_from_environment(task: str) -> TaskRun:
+    """The task that a Spark job works for, as the DAG's operator told it through the environment."""
+    return TaskRun(
+        dag_id=os.environ.get("SIGHTLINE_DAG_ID", "by_hand"),
+        run_id=os.environ.get("SIGHTLINE_RUN_ID", "by_hand"),
+        task=task,
+        partition=os.environ.get("SIGHTLINE_PARTITION", "all"),
+    )

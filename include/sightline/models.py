@@ -1,0 +1,143 @@
+"""Trained models on storage: model.json beside weights.safetensors, and the champion that serves.
+
+A version is named by what the model is made of, so a retried or doubled task writes the same version
+again and a changed input makes another one.
+"""
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from safetensors.numpy import load, save
+
+from sightline import __version__, storage, tables
+from sightline.catalog import Catalog
+from sightline.config import DatasetSpec
+
+Array = np.ndarray[Any, Any]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a training run works from: fixed before it begins, whatever nightly runs add meanwhile."""
+
+    version: str
+    backbone_id: str
+    images_version: int
+    features_version: int
+    fingerprint: str
+
+
+@dataclass(frozen=True)
+class Pca:
+    """Principal components: x is projected to (x - mean) @ components.T, of shape (n, k)."""
+
+    mean: Array  # (dim,)
+    components: Array  # (k, dim), rows by falling variance
+    explained_variance_ratio: Array  # (k,)
+
+    def project(self, embeddings: Array) -> Array:
+        """Components, float32 (n, k), of embeddings (n, dim)."""
+        return ((embeddings - self.mean) @ self.components.T).astype(np.float32)
+
+
+@dataclass(frozen=True)
+class Classifier:
+    """A scaler and a linear head, in the order of `labels`."""
+
+    labels: list[str]
+    mean: Array  # (k,)
+    scale: Array  # (k,), 1 where a component never varies
+    coefficients: Array  # (classes, k)
+    intercepts: Array  # (classes,)
+
+    def probabilities(self, components: Array) -> Array:
+        """Softmax probabilities, float64 (n, classes)."""
+        logits = (components - self.mean) / self.scale @ self.coefficients.T + self.intercepts
+        powers = np.exp(logits - logits.max(axis=1, keepdims=True))
+        return np.asarray(powers / powers.sum(axis=1, keepdims=True))
+
+
+def make_plan(spec: DatasetSpec, catalog: Catalog, backbone_id: str) -> Plan:
+    """Fix the inputs of a training run at their present versions."""
+    images = tables.current_version(catalog.images) or 0
+    features = tables.current_version(catalog.features) or 0
+    parts = [spec.backbone, spec.reduce, spec.split, spec.train]
+    settings = [None if part is None else part.model_dump(mode="json") for part in parts]
+    text = json.dumps([images, features, backbone_id, settings, __version__], sort_keys=True)
+    fingerprint = hashlib.sha256(text.encode()).hexdigest()
+    return Plan(f"{features:05d}-{fingerprint[:8]}", backbone_id, images, features, fingerprint)
+
+
+def write_plan(catalog: Catalog, plan: Plan) -> None:
+    """Keep a plan for the tasks that follow it."""
+    storage.write_json(_url(catalog, plan.version, "plan.json"), asdict(plan))
+
+
+def read_plan(catalog: Catalog, version: str) -> Plan:
+    """The plan of a model."""
+    return Plan(**storage.read_json(_url(catalog, version, "plan.json")))
+
+
+def read_champion(catalog: Catalog) -> dict[str, Any] | None:
+    """The champion's model.json, or None where there is no champion."""
+    pointer = storage.read_json(catalog.champion)
+    return None if pointer is None else read_model(catalog, pointer["version"])
+
+
+def read_model(catalog: Catalog, version: str) -> dict[str, Any] | None:
+    """A model's model.json."""
+    model: dict[str, Any] | None = storage.read_json(_json_url(catalog, version))
+    return model
+
+
+def write_model(catalog: Catalog, model: dict[str, Any]) -> None:
+    """Write a model's model.json."""
+    storage.write_json(_json_url(catalog, model["version"]), model)
+
+
+def crown(catalog: Catalog, version: str) -> None:
+    """Let a model serve."""
+    storage.write_json(catalog.champion, {"version": version})
+
+
+def save_pca(catalog: Catalog, version: str, pca: Pca) -> None:
+    """Keep the PCA of a model."""
+    arrays = {
+        "mean": pca.mean,
+        "components": pca.components,
+        "explained_variance_ratio": pca.explained_variance_ratio,
+    }
+    storage.write_bytes(_url(catalog, version, "pca.safetensors"), _pack(arrays))
+
+
+def load_pca(catalog: Catalog, version: str) -> Pca | None:
+    """The PCA of a model, or None where it works on the embeddings themselves."""
+    url = _url(catalog, version, "pca.safetensors")
+    return Pca(**load(storage.read_bytes(url))) if storage.exists(url) else None
+
+
+def save_classifier(catalog: Catalog, version: str, classifier: Classifier) -> None:
+    """Keep the scaler and head of a model; its labels stand in model.json."""
+    names = ("mean", "scale", "coefficients", "intercepts")
+    arrays = {name: getattr(classifier, name) for name in names}
+    storage.write_bytes(_url(catalog, version, "weights.safetensors"), _pack(arrays))
+
+
+def load_classifier(catalog: Catalog, version: str, labels: list[str]) -> Classifier:
+    """The scaler and head of a model."""
+    return Classifier(labels, **load(storage.read_bytes(_url(catalog, version, "weights.safetensors"))))
+
+
+def _pack(arrays: dict[str, Array]) -> bytes:
+    return save({name: np.ascontiguousarray(array) for name, array in arrays.items()})
+
+
+def _json_url(catalog: Catalog, version: str) -> str:
+    return _url(catalog, version, "model.json")
+
+
+def _url(catalog: Catalog, version: str, name: str) -> str:
+    return storage.join(catalog.model(version), name)

@@ -1,0 +1,101 @@
+"""Before a run costs anything: are source, weights, disk and memory there for what the dataset asks?
+
+Each check returns one line of fact, or raises a SightlineError whose sentence says what to do.
+"""
+
+import os
+
+from sightline import backbones, storage
+from sightline.catalog import open_catalog
+from sightline.config import DatasetSpec
+from sightline.errors import ResourceError, SourceError
+from sightline.sources import SOURCES, Survey
+
+TYPICAL_IMAGE_BYTES = 300_000  # where the source does not say
+KEPT_FREE_BYTES = 200 * 2**20  # logs, Spark's own files, the operating system's comfort
+SPARK_BYTES = 3 * 2**30  # a driver and two workers with a network each
+
+
+def check(spec: DatasetSpec, partition: str | None = None) -> list[str]:
+    """Run every check; the facts are for a person to read."""
+    survey = SOURCES[spec.source.type].survey(spec.source)
+    facts = [_check_classes(spec, survey)]
+    dim, fact = _check_weights(spec)
+    facts.append(fact)
+    facts.append(_check_disk(spec, survey, dim))
+    facts.append(_check_memory(spec, survey, dim))
+    return facts
+
+
+def _check_classes(spec: DatasetSpec, survey: Survey) -> str:
+    counts = survey.images_by_class
+    if not counts:
+        path = getattr(spec.source, "path", spec.source.type)
+        raise SourceError(
+            f"Dataset {spec.name}: {path} holds no image; put photos into {path}/<class>/."
+        )
+    if len(counts) < 2:
+        raise SourceError(
+            f"Dataset {spec.name} has one class only, {next(iter(counts))!r}; a classifier needs two: "
+            "add a folder for another class."
+        )
+    least = spec.limits.images_per_class
+    small = [f"{name!r} has {count}" for name, count in sorted(counts.items()) if count < least]
+    if small:
+        more = f" and {len(small) - 5} more classes too few" if len(small) > 5 else ""
+        raise SourceError(
+            f"Dataset {spec.name}: class {', class '.join(small[:5])}{more}, but a class needs "
+            f"{least} images or more; add images, remove the class, or set limits.images_per_class."
+        )
+    return f"source: {survey.images:,} images in {len(counts)} classes"
+
+
+def _check_weights(spec: DatasetSpec) -> tuple[int, str]:
+    backbone = spec.backbone
+    dim = backbones.known_dimension(backbone)
+    if backbones.is_random(backbone):
+        dim = dim or backbones.load_backbone(backbone).dim
+        return dim, f"backbone: {backbone.name}, {dim:,} features, seeded random weights (never trained)"
+    loaded = backbones.load_backbone(backbone)
+    return loaded.dim, f"backbone: {backbone.name}, {loaded.dim:,} features, weights {backbone.weights}"
+
+
+def _check_disk(spec: DatasetSpec, survey: Survey, dim: int) -> str:
+    catalog = open_catalog(spec.name)
+    images = survey.size_bytes
+    if images is None:
+        images = survey.images * TYPICAL_IMAGE_BYTES
+    needed = int(1.2 * images) + 2 * survey.images * dim * 4 + KEPT_FREE_BYTES
+    free = storage.free_bytes(catalog.root)
+    if free is None:
+        return f"disk: about {_size(needed)} will be written to {catalog.root}"
+    if free < needed:
+        raise ResourceError(
+            f"Dataset {spec.name} needs about {_size(needed)} on disk at {catalog.root}, but "
+            f"{_size(free)} are free; make room or set SIGHTLINE_STORAGE to a larger place."
+        )
+    return f"disk: about {_size(needed)} needed, {_size(free)} free at {catalog.root}"
+
+
+def _check_memory(spec: DatasetSpec, survey: Survey, dim: int) -> str:
+    """Rows x dimension is what the classifier's training holds; PCA holds two dim x dim matrices."""
+    width = dim
+    if spec.reduce is not None:
+        width = spec.reduce.components or dim
+    matrix = survey.images * width * 8
+    gramians = 3 * dim * dim * 8 if spec.reduce else 0
+    needed = SPARK_BYTES + max(matrix, gramians)
+    physical = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if needed > physical:
+        raise ResourceError(
+            f"Dataset {spec.name} needs about {_size(needed)} of memory ({survey.images:,} images x "
+            f"{width:,} numbers), but this machine has {_size(physical)}; set reduce.components lower, "
+            "choose a narrower backbone, or run Spark on a cluster."
+        )
+    return f"memory: about {_size(needed)} needed ({survey.images:,} x {width:,}), {_size(physical)} here"
+
+
+def _size(size_bytes: int) -> str:
+    if size_bytes >= 2**30:
+        return f"{size_bytes / 2**30:.1f} GiB"
+    return f"{max(1, round(size_bytes / 2**20)):,} MiB"

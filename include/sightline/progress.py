@@ -1,0 +1,74 @@
+"""Progress of long work: one line every few seconds with done, total, rate and time left.
+
+The line is the only channel: it stands in the task's log, and the console reads it back from there, so
+both work wherever Airflow keeps its logs.
+"""
+
+import logging
+import re
+import threading
+import time
+from dataclasses import dataclass
+
+log = logging.getLogger(__name__)
+
+LINE = re.compile(
+    r"progress (?P<stage>\w+): (?P<done>\d+)/(?P<total>\d+) images, "
+    r"(?P<rate>[\d.]+) a second, (?P<left>\d+) s left"
+)
+
+
+@dataclass(frozen=True)
+class Report:
+    """One progress line, read back."""
+
+    stage: str
+    done: int
+    total: int
+    per_second: float
+    seconds_left: int
+
+
+class Progress:
+    """Counts finished images from several threads and logs a line at most every few seconds."""
+
+    def __init__(self, stage: str, total: int, every_seconds: float = 2.0) -> None:
+        self.stage = stage
+        self.total = total
+        self.every_seconds = every_seconds
+        self.done = 0
+        self._started = time.monotonic()
+        self._logged = 0.0
+        self._lock = threading.Lock()
+
+    def add(self, images: int) -> None:
+        """Count images as done."""
+        with self._lock:
+            self.done += images
+            now = time.monotonic()
+            if now - self._logged >= self.every_seconds or self.done >= self.total:
+                self._logged = now
+                log.info(format_line(self.stage, self.done, self.total, now - self._started))
+
+
+def format_line(stage: str, done: int, total: int, seconds: float) -> str:
+    """The line for the log; `parse_line` reads it back."""
+    rate = done / seconds if seconds > 0 else 0.0
+    left = round((total - done) / rate) if rate > 0 else 0
+    return f"progress {stage}: {done}/{total} images, {rate:.1f} a second, {left} s left"
+
+
+def parse_line(text: str) -> Report | None:
+    """The last progress report in a piece of log, or None."""
+    found = None
+    for found in LINE.finditer(text):  # noqa: B007  (the last one counts)
+        pass
+    if found is None:
+        return None
+    return Report(
+        found["stage"],
+        int(found["done"]),
+        int(found["total"]),
+        float(found["rate"]),
+        int(found["left"]),
+    )

@@ -1,0 +1,83 @@
+"""The report: one HTML page a trained model, whole in one file, readable offline by anybody.
+
+A section is a function from what is known to what its template shows, and its line in SECTIONS; the
+template beside this file has the same name.
+"""
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+import sightline
+from sightline import storage
+from sightline.catalog import Catalog
+from sightline.reporting import data, formats, quality, result, runs
+from sightline.reporting.report_input import ReportInput, Runs, open_report
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Section:
+    """A part of the page: its heading, and what fills its template."""
+
+    title: str
+    fill: Callable[[ReportInput], dict[str, Any]]
+
+
+SECTIONS = {
+    "result": Section("Result", result.result),
+    "class_balance": Section("Class balance", data.class_balance),
+    "samples": Section("Samples", data.samples),
+    "rejects": Section("Rejects", data.rejects),
+    "components": Section("Principal components", quality.components),
+    "confusion": Section("Confusion matrix", quality.confusion),
+    "per_class": Section("Quality by class", quality.per_class),
+    "predictions": Section("Predictions", quality.predictions),
+    "mistakes": Section("Worst mistakes", quality.mistakes),
+    "timings": Section("Timings", runs.timings),
+    "provenance": Section("Where it comes from", runs.provenance),
+}
+
+
+def write_report(
+    catalog: Catalog, version: str, ingest_dag_id: str, train_dag_id: str, train_run_id: str
+) -> str:
+    """Write the page of a model, and a copy as latest.html; returns the page's URL.
+
+    Raises StorageError where there is no such model.
+    """
+    with open_report(catalog, version, Runs(ingest_dag_id, train_dag_id, train_run_id)) as report:
+        page = _render(report).encode()
+    url = storage.join(catalog.reports, f"{version}.html")
+    storage.write_bytes(url, page)
+    storage.write_bytes(storage.join(catalog.reports, "latest.html"), page)
+    log.info("Report of model %s: %s (%s)", version, url, formats.size(len(page)))
+    return url
+
+
+def _render(report: ReportInput) -> str:
+    filled = {name: section.fill(report) for name, section in SECTIONS.items()}
+    report.gallery.load()  # one pass over the images for the pictures of all sections
+    folder = Path(__file__).parent
+    environment = Environment(
+        loader=FileSystemLoader(folder),
+        autoescape=True,  # labels, names and descriptions come from strangers
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(formats.FILTERS)
+    return environment.get_template("report.html.j2").render(
+        sections=SECTIONS,
+        filled=filled,
+        model=report.model,
+        train_run_id=report.runs.train_run_id,
+        css=Markup((folder / "report.css").read_text(encoding="utf-8")),
+        sightline_version=sightline.__version__,
+    )

@@ -1,0 +1,109 @@
+"""Geometry of the scree plot: numbers in, SVG coordinates out; the template writes them down."""
+
+from dataclasses import dataclass, field
+from itertools import accumulate
+from math import floor, log10
+
+WIDTH, HEIGHT = 420, 250  # of the viewBox
+LEFT, RIGHT, TOP, BOTTOM = 50, 406, 18, 206  # of the plot inside it
+MAX_BARS = 60
+MAX_POINTS = 240
+
+
+@dataclass(frozen=True)
+class Tick:
+    """A mark on an axis."""
+
+    position: float
+    text: str
+
+
+@dataclass(frozen=True)
+class Chart:
+    """A plot in the coordinates of its viewBox."""
+
+    x_ticks: list[Tick]
+    y_ticks: list[Tick]
+    bars: list[tuple[float, float, float, float]] = field(
+        default_factory=list
+    )  # x, y, width, height
+    line: str = ""  # points of a polyline
+    area: str = ""  # points of the polygon under it
+    mark: tuple[float, float] | None = None
+    width: int = WIDTH
+    height: int = HEIGHT
+    left: int = LEFT
+    right: int = RIGHT
+    top: int = TOP
+    bottom: int = BOTTOM
+
+
+def each_component(ratios: list[float]) -> Chart:
+    """Share of the variance that each component explains: bars, or a line for many of them."""
+    ticks = ticks_up_to(max(ratios))
+    top = max(ticks[-1], max(ratios))
+    x_ticks = _component_ticks(len(ratios))
+    y_ticks = [Tick(_y(value, top), _percent_tick(value, ticks[1])) for value in ticks]
+    if len(ratios) > MAX_BARS:
+        line = _line(ratios, top)
+        first, last = _x(0, len(ratios)), _x(len(ratios) - 1, len(ratios))
+        area = f"{first:.1f},{BOTTOM} {line} {last:.1f},{BOTTOM}"
+        return Chart(x_ticks, y_ticks, line=line, area=area)
+    slot = (RIGHT - LEFT) / len(ratios)
+    thickness = min(24.0, max(slot * 0.5, slot - 2))
+    bars = [
+        (_x(i, len(ratios)) - thickness / 2, _y(ratio, top), thickness, BOTTOM - _y(ratio, top))
+        for i, ratio in enumerate(ratios)
+    ]
+    return Chart(x_ticks, y_ticks, bars=bars)
+
+
+def together(ratios: list[float], chosen: int) -> Chart:
+    """Share of the variance that the first components explain together, the chosen count marked."""
+    totals = list(accumulate(ratios))
+    y_ticks = [Tick(_y(quarter / 4, 1.0), f"{quarter * 25}%") for quarter in range(5)]
+    last = min(chosen, len(totals)) - 1
+    mark = (_x(last, len(totals)), _y(min(1.0, totals[last]), 1.0))
+    return Chart(_component_ticks(len(totals)), y_ticks, line=_line(totals, 1.0), mark=mark)
+
+
+def ticks_up_to(largest: float, most: int = 5) -> list[float]:
+    """Round values from 0 to at least the largest, in at most so many steps."""
+    if largest <= 0:
+        return [0.0, 1.0]
+    rough = largest / most
+    ten = 10.0 ** floor(log10(rough))
+    step = next(ten * factor for factor in (1, 2, 5, 10) if ten * factor >= rough * (1 - 1e-9))
+    count = 0
+    while step * count < largest * (1 - 1e-9):
+        count += 1
+    return [step * index for index in range(count + 1)]
+
+
+def _component_ticks(count: int) -> list[Tick]:
+    """The first component, the last, and round ones between that leave them room."""
+    between = [round(value) for value in ticks_up_to(count) if value % 1 == 0]
+    room = max(1, count // 12)
+    kept = [value for value in between if 1 + room <= value <= count - room]
+    return [Tick(_x(value - 1, count), f"{value:,}") for value in sorted({1, *kept, count})]
+
+
+def _line(values: list[float], top: float) -> str:
+    count = len(values)
+    drawn = min(count, MAX_POINTS)
+    indices = sorted({round(i * (count - 1) / max(1, drawn - 1)) for i in range(drawn)})
+    return " ".join(f"{_x(i, count):.1f},{_y(min(values[i], top), top):.1f}" for i in indices)
+
+
+def _x(index: int, count: int) -> float:
+    """The middle of a component's slot."""
+    return LEFT + (index + 0.5) * (RIGHT - LEFT) / count
+
+
+def _y(value: float, top: float) -> float:
+    return BOTTOM - value / top * (BOTTOM - TOP)
+
+
+def _percent_tick(value: float, step: float) -> str:
+    digits = max(0, -floor(log10(step * 100) + 1e-9))
+    return f"{value * 100:.{digits}f}%"

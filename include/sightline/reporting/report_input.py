@@ -1,0 +1,95 @@
+"""What a report is made from: the model's description, the tables as it saw them, and the runs."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from deltalake import DeltaTable
+
+from sightline import ledger, storage, tables
+from sightline.catalog import Catalog
+from sightline.errors import StorageError
+from sightline.reporting.pictures import Gallery
+from sightline.tables import Table
+
+Rows = list[dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Runs:
+    """Which runs a report tells of: the last one of the ingest, and one of the training."""
+
+    ingest_dag_id: str
+    train_dag_id: str
+    train_run_id: str
+
+
+@dataclass(frozen=True)
+class ReportInput:
+    """Everything that a section may look at."""
+
+    catalog: Catalog
+    version: str
+    model: dict[str, Any]  # model.json
+    runs: Runs
+    sql: Callable[[str], Rows]  # over images, splits, rejects, predictions and metrics
+    gallery: Gallery
+
+    @property
+    def is_ours(self) -> str:
+        """The SQL condition that picks this model's rows of a table."""
+        return f"model_version = {literal(self.version)}"
+
+    @property
+    def at_random(self) -> str:
+        """An SQL order of image ids that looks random and is the same for the same seed."""
+        return f"md5(concat(image_id, '{int(self.model['seed'])}'))"
+
+    def ingest_records(self) -> Rows:
+        """The records of the ingest's last run."""
+        return ledger.last_run(self.catalog, self.runs.ingest_dag_id)
+
+    def train_records(self) -> Rows:
+        """The records of the training run, as far as it has come."""
+        return ledger.read_run(self.catalog, self.runs.train_dag_id, self.runs.train_run_id)
+
+
+@contextmanager
+def open_report(catalog: Catalog, version: str, runs: Runs) -> Iterator[ReportInput]:
+    """Open a model and the tables, images and splits at the versions that it was made of."""
+    url = storage.join(catalog.model(version), "model.json")
+    model = storage.read_json(url)
+    if model is None:
+        raise StorageError(
+            f"No model {version!r} of dataset {catalog.dataset}: there is no {url}; train it first."
+        )
+    used = model["tables"]
+    with tables.query(
+        images=_at_version(catalog.images, used.get("images")),
+        splits=_at_version(catalog.splits, used.get("splits")),
+        rejects=catalog.rejects,
+        predictions=catalog.predictions,
+        metrics=catalog.metrics,
+    ) as query:
+
+        def rows(statement: str) -> Rows:
+            found: Rows = query(statement).to_pylist()
+            return found
+
+        gallery = Gallery(catalog.images, used.get("images"))
+        yield ReportInput(catalog, version, model, runs, rows, gallery)
+
+
+def literal(text: str) -> str:
+    """Text as an SQL literal; labels come from strangers."""
+    return "'" + text.replace("'", "''") + "'"
+
+
+def literals(texts: list[str]) -> str:
+    """Texts as what stands between the brackets of IN (...)."""
+    return ", ".join(literal(text) for text in texts)
+
+
+def _at_version(table: Table, version: int | None) -> Table | DeltaTable:
+    return tables.open_table(table, version) or table

@@ -1,0 +1,102 @@
+"""The columns of every table: the contract at both ends of each stage.
+
+A schema here is a pyarrow one; Spark and Delta take theirs from it, so there is one definition.
+"""
+
+import pyarrow as pa
+
+MANIFEST = pa.schema(
+    [
+        pa.field("uri", pa.string(), nullable=False),
+        pa.field("label", pa.string()),
+        pa.field("split_hint", pa.string()),  # the source's own train/test split, where it has one
+        pa.field("rotation", pa.int32()),  # declared by the source, degrees counter-clockwise to apply
+        pa.field("size_bytes", pa.int64()),
+        pa.field("etag", pa.string()),  # changes when the bytes behind the uri change
+        pa.field("licence", pa.string()),
+        pa.field("author", pa.string()),
+        pa.field("landing_url", pa.string()),
+        pa.field("title", pa.string()),
+        pa.field("uploaded_at", pa.timestamp("us", tz="UTC")),
+        pa.field("partition", pa.string(), nullable=False),
+    ]
+)
+
+IMAGES = pa.schema(
+    [
+        pa.field("image_id", pa.string(), nullable=False),  # sha256 of the bytes, hexadecimal
+        pa.field("uri", pa.string(), nullable=False),
+        pa.field("label", pa.string()),
+        pa.field("split_hint", pa.string()),
+        pa.field("content", pa.binary(), nullable=False),  # bytes as fetched, never decoded pixels
+        pa.field("size_bytes", pa.int64(), nullable=False),
+        pa.field("format", pa.string(), nullable=False),
+        pa.field("height", pa.int32(), nullable=False),  # pixels as stored, before any rotation
+        pa.field("width", pa.int32(), nullable=False),
+        pa.field("n_channels", pa.int32(), nullable=False),
+        pa.field("mode", pa.string(), nullable=False),  # Pillow's: RGB, L, CMYK, P, RGBA, I;16, ...
+        pa.field("exif_orientation", pa.int32(), nullable=False),  # 1..8, 1 where absent or garbage
+        pa.field("rotation", pa.int32(), nullable=False),
+        pa.field("phash", pa.string(), nullable=False),  # 64-bit perceptual hash, hexadecimal
+        pa.field("partition", pa.string(), nullable=False),
+    ]
+)
+
+REJECTS = pa.schema(
+    [
+        pa.field("uri", pa.string(), nullable=False),
+        pa.field("label", pa.string()),
+        pa.field("stage", pa.string(), nullable=False),
+        pa.field("reason", pa.string(), nullable=False),  # a code of images.REASONS
+        pa.field("detail", pa.string()),
+        pa.field("attempts", pa.int32(), nullable=False),
+        pa.field("etag", pa.string()),
+        pa.field("thumbnail", pa.binary()),  # JPEG of what could be seen of it, or null
+        pa.field("partition", pa.string(), nullable=False),
+    ]
+)
+
+FEATURES = pa.schema(
+    [
+        pa.field("image_id", pa.string(), nullable=False),
+        pa.field("backbone_id", pa.string(), nullable=False),
+        pa.field("embedding", pa.list_(pa.float32()), nullable=False),
+    ]
+)
+
+SPLITS = pa.schema(
+    [
+        pa.field("image_id", pa.string(), nullable=False),
+        pa.field("group_id", pa.string(), nullable=False),
+        pa.field("split", pa.string(), nullable=False),  # train, val or test
+    ]
+)
+
+REDUCED = pa.schema(
+    [
+        pa.field("image_id", pa.string(), nullable=False),
+        pa.field("model_version", pa.string(), nullable=False),
+        pa.field("components", pa.list_(pa.float32()), nullable=False),
+    ]
+)
+
+PREDICTIONS = pa.schema(
+    [
+        pa.field("image_id", pa.string(), nullable=False),
+        pa.field("model_version", pa.string(), nullable=False),
+        pa.field("label", pa.string()),
+        pa.field("predicted", pa.string(), nullable=False),
+        pa.field("probability", pa.float32(), nullable=False),  # of the predicted class
+        pa.field("probabilities", pa.list_(pa.float32()), nullable=False),  # in model.json's class order
+    ]
+)
+
+METRICS = pa.schema(
+    [
+        pa.field("model_version", pa.string(), nullable=False),
+        pa.field("split", pa.string(), nullable=False),
+        pa.field("name", pa.string(), nullable=False),
+        pa.field("label", pa.string()),  # the class of a per-class metric, null for an overall one
+        pa.field("value", pa.float64(), nullable=False),
+    ]
+)

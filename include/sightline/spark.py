@@ -1,0 +1,174 @@
+"""Spark set up for images: small batches, bounded buffers, chunks that are committed as they finish.
+
+The same settings serve a laptop and a cluster; only the master differs, and Airflow's Spark connection
+holds it.
+"""
+
+import logging
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterable
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from sightline import storage
+from sightline.settings import load_settings
+
+if TYPE_CHECKING:
+    from pyspark.sql import DataFrame, SparkSession
+
+log = logging.getLogger(__name__)
+Chunk = TypeVar("Chunk")
+
+# An encoded photo is 0.1-10 MB, so Spark's defaults of thousands of rows a batch would hold gigabytes.
+CONF = {
+    "spark.sql.execution.arrow.maxRecordsPerBatch": "32",
+    "spark.sql.parquet.columnarReaderBatchSize": "32",
+    "spark.sql.parquet.filterPushdown": "true",
+    "spark.hadoop.parquet.block.size": str(16 * 2**20),
+    "spark.hadoop.parquet.page.size.row.check.min": "8",
+    "spark.hadoop.parquet.block.size.row.check.min": "8",
+    "spark.hadoop.mapreduce.fileoutputcommitter.marksuccessfuljobs": "false",
+    "spark.sql.session.timeZone": "UTC",
+    "spark.sql.shuffle.partitions": "8",  # adaptive execution splits or joins them as needed
+    "spark.executorEnv.OMP_NUM_THREADS": "1",  # Spark's tasks fill the cores; torch's threads would fight
+    "spark.ui.enabled": "false",
+    "spark.ui.showConsoleProgress": "false",
+    "spark.log.level": "WARN",
+}
+
+
+def submit_conf(quick: bool = True) -> dict[str, str]:
+    """Settings for spark-submit. `quick` lets the JVM start fast; long work in the JVM itself
+    (MLlib's iterations) is better off without."""
+    options = ["-Dio.netty.tryReflectionSetAccessible=true"]
+    if quick:
+        options += ["-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"]
+    else:
+        options += ["-XX:+UseSerialGC"]
+    archive = class_archive()
+    if archive.exists():
+        options += [f"-XX:SharedArchiveFile={archive}", "-Xlog:cds=off", "-Xlog:cds+dynamic=off"]
+    return {**CONF, "spark.driver.extraJavaOptions": " ".join(options)}
+
+
+def start_session(name: str) -> "SparkSession":
+    """The session of a job; under spark-submit its settings win over these."""
+    from pyspark.sql import SparkSession
+
+    os.environ.setdefault("SPARK_LOCAL_IP", "127.0.0.1")
+    os.environ.setdefault("PYSPARK_PYTHON", sys.executable)  # else workers start the system's python
+    builder = SparkSession.builder.appName(name)
+    if "SPARK_ENV_LOADED" not in os.environ and "SPARK_REMOTE" not in os.environ:
+        builder = builder.master(os.environ.get("SIGHTLINE_SPARK_MASTER", "local[*]"))
+    for key, value in CONF.items():
+        builder = builder.config(key, value)
+    return builder.getOrCreate()
+
+
+def read_files(spark: "SparkSession", urls: list[str], schema: pa.Schema) -> "DataFrame":
+    """The rows of some Parquet files of a table; no files are no rows."""
+    from pyspark.sql.pandas.types import from_arrow_schema
+
+    spark_schema = from_arrow_schema(schema)
+    if not urls:
+        return spark.createDataFrame([], spark_schema)
+    return spark.read.schema(spark_schema).parquet(*[spark_url(url) for url in urls])
+
+
+def write_files(frame: "DataFrame", folder: str) -> list[str]:
+    """Write a frame as Parquet files into a new folder; returns the URLs of those that have rows."""
+    frame.write.parquet(spark_url(folder))
+    fs, path = storage.filesystem(folder)
+    names = [name for name in storage.list_names(folder) if name.endswith(".parquet")]
+    urls = []
+    for name in names:
+        with fs.open(f"{path}/{name}", "rb") as stream:
+            if pq.ParquetFile(stream).metadata.num_rows:
+                urls.append(storage.join(folder, name))
+    return urls
+
+
+def spark_url(url: str) -> str:
+    """A URL as Hadoop's file systems name it."""
+    if url.startswith("s3://"):
+        return "s3a://" + url.removeprefix("s3://")
+    return url if "://" in url else f"file://{url}"
+
+
+def run_chunks(
+    spark: "SparkSession", chunks: Iterable[Chunk], work: Callable[[Chunk], Any]
+) -> list[Any]:
+    """Run a Spark job for each chunk, as many at once as keep every core busy, and one more.
+
+    Each chunk commits by itself, so what a killed job had finished stays finished. The first failure
+    stops the rest.
+    """
+    at_once = min(spark.sparkContext.defaultParallelism, 8) + 1
+    with ThreadPoolExecutor(at_once) as pool:
+        futures = [pool.submit(work, chunk) for chunk in chunks]
+        wait(futures, return_when=FIRST_EXCEPTION)
+        for future in futures:
+            if future.done() and not future.cancelled() and future.exception():
+                pool.shutdown(wait=False, cancel_futures=True)
+                spark.sparkContext.cancelAllJobs()
+        return [future.result() for future in futures]
+
+
+def class_archive() -> Path:
+    """Where the JVM's archive of Spark's loaded classes lies: it halves the start of each job."""
+    import pyspark
+
+    return load_settings().state / f"spark-{pyspark.__version__}-{_java_version()}.jsa"
+
+
+def make_class_archive() -> Path | None:
+    """Make the class archive once (half a minute); None where this JVM cannot."""
+    archive = class_archive()
+    if archive.exists():
+        return archive
+    archive.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=archive.parent) as folder:
+        made = Path(folder) / "spark.jsa"
+        script = Path(folder) / "warm_up.py"
+        script.write_text(_WARM_UP)
+        options = f"-XX:+UseSerialGC -XX:TieredStopAtLevel=1 -XX:ArchiveClassesAtExit={made}"
+        settings = [f"--conf={key}={value}" for key, value in CONF.items()]
+        command = ["spark-submit", "--master", "local[1]", *settings]
+        command += ["--driver-java-options", options, str(script)]
+        done = subprocess.run(command, capture_output=True, text=True, cwd=folder, check=False)
+        if done.returncode or not made.exists():
+            log.warning("No class archive for Spark (jobs start more slowly): %s", done.stderr[-300:])
+            return None
+        made.replace(archive)
+    return archive
+
+
+# Touches what our jobs touch, so that the archive holds their classes.
+_WARM_UP = """
+from pyspark.sql import SparkSession
+
+spark = SparkSession.builder.getOrCreate()
+rows = spark.range(64).selectExpr("id", "cast(id as string) as uri", "array(cast(id as float)) as embedding")
+rows.mapInArrow(lambda batches: batches, rows.schema).write.parquet("warm")
+read = spark.read.parquet("warm")
+read.select("uri", "_metadata.file_path").join(rows.select("uri"), "uri", "left_anti").groupBy("file_path").count().collect()
+read.repartition(2).write.parquet("warm_again")
+spark.stop()
+"""
+
+
+def _java_version() -> str:
+    java = shutil.which("java") or "java"
+    try:
+        shown = subprocess.run([java, "-version"], capture_output=True, text=True, check=False).stderr
+    except OSError:
+        return "none"
+    return "".join(part for part in shown.split('"')[1:2]) or "unknown"

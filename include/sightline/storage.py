@@ -1,0 +1,104 @@
+"""Files wherever they lie: a thin layer over fsspec, so that a local path and an s3:// URL look alike."""
+
+import json
+import os
+import shutil
+import uuid
+from pathlib import Path
+from typing import Any
+
+import fsspec
+from fsspec.core import url_to_fs
+
+from sightline.errors import StorageError
+
+
+def is_local(url: str) -> bool:
+    """Whether the URL is a path of this machine."""
+    return "://" not in url or url.startswith("file://")
+
+
+def join(url: str, *parts: str) -> str:
+    """Join path parts to a URL with single slashes."""
+    return "/".join([url.rstrip("/"), *(part.strip("/") for part in parts)])
+
+
+def filesystem(url: str) -> tuple[fsspec.AbstractFileSystem, str]:
+    """The file system that serves a URL, and the URL's path in it."""
+    fs, path = url_to_fs(url)
+    return fs, str(path)
+
+
+def exists(url: str) -> bool:
+    """Whether a file or folder is there."""
+    fs, path = filesystem(url)
+    return bool(fs.exists(path))
+
+
+def list_names(url: str) -> list[str]:
+    """Names of what lies directly in a folder, sorted; empty when there is no such folder."""
+    fs, path = filesystem(url)
+    if not fs.exists(path):
+        return []
+    return sorted(str(entry).rstrip("/").rsplit("/", 1)[-1] for entry in fs.ls(path, detail=False))
+
+
+def read_bytes(url: str) -> bytes:
+    """A file's bytes; FileNotFoundError where there is none."""
+    fs, path = filesystem(url)
+    return bytes(fs.cat_file(path))
+
+
+def write_bytes(url: str, content: bytes) -> None:
+    """Write a file so that a reader sees the old one or the new one, never half of one."""
+    fs, path = filesystem(url)
+    if not is_local(url):
+        fs.pipe_file(path, content)  # object stores show an object only when it is whole
+        return
+    target = Path(path)
+    beside = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        beside.write_bytes(content)
+        beside.replace(target)
+    except OSError as error:
+        beside.unlink(missing_ok=True)
+        raise StorageError(f"Cannot write {url}: {error.strerror or error}.") from error
+
+
+def read_json(url: str) -> Any:
+    """A JSON file's value, or None where there is no such file."""
+    try:
+        return json.loads(read_bytes(url))
+    except FileNotFoundError:
+        return None
+
+
+def write_json(url: str, value: Any) -> None:
+    """Write a value as a JSON file, whole or not at all."""
+    write_bytes(url, json.dumps(value, indent=2, sort_keys=True).encode() + b"\n")
+
+
+def remove_tree(url: str) -> None:
+    """Remove a folder and what is in it; nothing happens where there is none."""
+    fs, path = filesystem(url)
+    if fs.exists(path):
+        fs.rm(path, recursive=True)
+
+
+def free_bytes(url: str) -> int | None:
+    """Bytes free where the URL lies, or None for a store without a bound."""
+    if not is_local(url):
+        return None
+    folder = Path(filesystem(url)[1])
+    while not folder.exists():
+        folder = folder.parent
+    return shutil.disk_usage(folder).free
+
+
+def delta_options(url: str) -> dict[str, str]:
+    """What delta-rs needs beside the URL: for a store other than AWS's own, its address from the environment."""
+    if is_local(url):
+        return {}
+    options = {name: value for name, value in os.environ.items() if name.startswith("AWS_")}
+    return {"AWS_CONDITIONAL_PUT": "etag", "AWS_ALLOW_HTTP": "true", **options}

@@ -1,0 +1,385 @@
+"""Delta tables without a JVM: files are written beside, then become visible in one atomic commit.
+
+A commit alone is not exactly-once: two writers of one partition can both succeed (measured; see
+docs/decisions/002-exactly-once.md). Both ways to write here therefore decide and commit against one
+version of the table, and decide again when another writer was faster:
+
+append_new         rows with a key: a key that the table holds already is dropped
+replace_partition  a slice: the whole slice is exchanged, by the writer whose claim still stands
+"""
+
+import json
+import logging
+import random
+import tempfile
+import time
+import uuid
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.dataset as ds
+import pyarrow.parquet as pq
+from deltalake import CommitProperties, DeltaTable, QueryBuilder, Schema, Transaction
+from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
+from deltalake.transaction import AddAction, create_table_with_add_actions
+
+from sightline import storage
+from sightline.errors import StorageError
+
+log = logging.getLogger(__name__)
+
+Slice = list[tuple[str, str, Any]]  # a partition, as delta-rs filters for it
+
+FILE_BYTES = 256 * 2**20
+COMMIT_ATTEMPTS = 200
+
+
+@dataclass(frozen=True)
+class Table:
+    """One table of a dataset: where it lies and what its rows are."""
+
+    name: str
+    url: str
+    schema: pa.Schema
+    partition_by: str | None = None
+
+
+@dataclass(frozen=True)
+class Writer:
+    """Who commits: `identity` names the task and its slice, `run` the Airflow run it belongs to."""
+
+    identity: str
+    run: str = ""
+
+
+@dataclass(frozen=True)
+class Claim:
+    """The state of a slice when its writer began; a later commit by another writer voids it."""
+
+    writer: Writer
+    transaction: int
+
+
+def open_table(table: Table, version: int | None = None) -> DeltaTable | None:
+    """The Delta table at a version (default: its newest), or None where there is none yet."""
+    options = storage.delta_options(table.url)
+    try:
+        return DeltaTable(table.url, version=version, storage_options=options)
+    except TableNotFoundError:
+        return None
+    except (DeltaError, OSError) as error:
+        raise StorageError(f"Cannot open table {table.name} at {table.url}: {error}.") from error
+
+
+def current_version(table: Table) -> int | None:
+    """The newest version, or None where there is no table yet."""
+    opened = open_table(table)
+    return None if opened is None else opened.version()
+
+
+def file_urls(table: Table, version: int | None = None, partition: str | None = None) -> list[str]:
+    """URLs of the Parquet files that make up a version, or one partition of it."""
+    opened = open_table(table, version)
+    if opened is None:
+        return []
+    return sorted(opened.file_uris(file_pruning_predicate=_slice(table, partition)))
+
+
+def count_rows(table: Table, version: int | None = None, partition: str | None = None) -> int:
+    """Rows of a version, or of one partition, from the log alone: no data file is read."""
+    opened = open_table(table, version)
+    if opened is None:
+        return 0
+    actions = pa.table(opened.get_add_actions(flatten=True))
+    if partition is not None:
+        actions = actions.filter(pc.equal(actions[f"partition.{table.partition_by}"], partition))
+    return int(pc.sum(actions["num_records"]).as_py() or 0)
+
+
+def count_file_rows(urls: list[str]) -> int:
+    """Rows of some Parquet files, from their footers."""
+    return sum(pq.ParquetFile(stream).metadata.num_rows for stream in _streams(urls))
+
+
+def read_batches(
+    table: Table, columns: list[str], version: int | None = None, batch_rows: int = 8192
+) -> Iterator[pa.RecordBatch]:
+    """Stream some columns of a version; memory is bounded by the batch."""
+    files = file_urls(table, version)
+    if files:
+        yield from _dataset(files, table.schema).to_batches(
+            columns=columns, batch_size=batch_rows, batch_readahead=1, fragment_readahead=1
+        )
+
+
+def held_values(
+    table: Table, column: str, values: list[str], but_partition: str | None = None
+) -> set[str]:
+    """Which of these values a column of the table holds, leaving one partition out of account."""
+    opened = open_table(table)
+    others = _slice(table, but_partition, "!=")
+    files = opened.file_uris(file_pruning_predicate=others) if opened else []
+    if not files or not values:
+        return set()
+    ours = ds.field(column).isin(pa.array(values))
+    found = _dataset(files, table.schema).to_table(columns=[column], filter=ours)
+    return set(found[column].to_pylist())
+
+
+@contextmanager
+def query(**tables: Table | DeltaTable) -> Iterator[Callable[[str], pa.Table]]:
+    """Run SQL over tables by name; a table that does not exist yet counts as empty.
+
+    >>> with query(images=catalog.images) as sql:
+    ...     sql("SELECT label, count(*) AS n FROM images GROUP BY label")
+    """
+    with stream_query(**tables) as sql:
+        yield lambda statement: pa.table(sql(statement).read_all())
+
+
+@contextmanager
+def stream_query(**tables: Table | DeltaTable) -> Iterator[Callable[[str], pa.RecordBatchReader]]:
+    """As `query`, but the answer comes batch by batch, for answers that grow with the dataset."""
+    builder = QueryBuilder()
+    with tempfile.TemporaryDirectory() as empty:
+        for name, table in tables.items():
+            opened = table if isinstance(table, DeltaTable) else open_table(table)
+            if opened is None and isinstance(table, Table):
+                create_table_with_add_actions(
+                    f"{empty}/{name}", Schema.from_arrow(table.schema), []
+                )
+                opened = DeltaTable(f"{empty}/{name}")
+            assert opened is not None
+            builder.register(name, opened)
+        yield lambda statement: pa.RecordBatchReader.from_stream(builder.execute(statement))
+
+
+def write_batches(table: Table, batches: Iterable[pa.RecordBatch]) -> list[str]:
+    """Stream batches into new Parquet files of a table, not yet visible; returns their URLs."""
+    folder = new_folder(table)
+    fs, path = storage.filesystem(folder)
+    urls: list[str] = []
+    writer: pq.ParquetWriter | None = None
+    written_bytes = 0
+    try:
+        for batch in batches:
+            if batch.num_rows == 0:
+                continue
+            if writer is None:
+                fs.makedirs(path, exist_ok=True)
+                urls.append(f"{folder}/part-{len(urls):05d}.parquet")
+                sink = fs.open(storage.filesystem(urls[-1])[1], "wb")
+                writer, written_bytes = pq.ParquetWriter(sink, table.schema), 0
+            writer.write_batch(batch.select(table.schema.names).cast(table.schema))
+            written_bytes += batch.nbytes
+            if written_bytes > FILE_BYTES:
+                _close(writer, sink)
+                writer = None
+    except OSError as error:
+        raise StorageError(f"Cannot write table {table.name} at {folder}: {error}.") from error
+    finally:
+        if writer is not None:
+            _close(writer, sink)
+    return urls
+
+
+def new_folder(table: Table) -> str:
+    """A folder of a table that no other writer uses; its files count only once committed."""
+    return storage.join(table.url, f"files-{uuid.uuid4().hex}")
+
+
+def claim(table: Table, writer: Writer) -> Claim:
+    """Remember the state of a writer's slice before the work on it begins."""
+    opened = open_table(table)
+    transaction = opened.transaction_version(writer.identity) if opened else None
+    return Claim(writer, transaction or 0)
+
+
+def replace_partition(
+    table: Table, urls: list[str], partition: str | None, held: Claim
+) -> int | None:
+    """Exchange a partition (or, with None, the whole table) for these files, in one commit.
+
+    Returns the table version, or None when another run of the same task committed since the claim:
+    then its rows stay and ours are dropped, so that one copy remains.
+    """
+    for opened in _versions(table):
+        transaction = opened.transaction_version(held.writer.identity) or 0
+        if transaction != held.transaction:
+            log.info("%s: another run of %s was faster; its rows stay", table.name, held.writer)
+            return None
+        actions = [_add_action(table, url, partition) for url in urls]
+        replaced = _slice(table, partition)
+        if _commit(opened, table, actions, "overwrite", held.writer, transaction + 1, replaced):
+            return opened.version() + 1
+    raise _too_busy(table)
+
+
+def append_new(
+    table: Table, urls: list[str], partition: str | None, writer: Writer, key: str = "image_id"
+) -> pa.Table:
+    """Add the rows of these files whose key the table does not hold yet, in one commit.
+
+    Returns the rows left out: their key, their uri where the table has uris, and `held_by`, the uri
+    (else the key) of the row that holds the same key.
+    """
+    if not urls:
+        return pa.table({key: pa.array([], pa.string()), "held_by": pa.array([], pa.string())})
+    columns = [name for name in (key, "uri") if name in table.schema.names]
+    ours = pa.concat_tables(pq.read_table(stream, columns=columns) for stream in _streams(urls))
+    for opened in _versions(table):
+        held_by = _held_by(opened, table, ours, key, partition)
+        is_new = [holder is None for holder in held_by]
+        kept_urls = urls if all(is_new) else _write_kept(table, urls, is_new)
+        actions = [_add_action(table, url, partition) for url in kept_urls]
+        transaction = (opened.transaction_version(writer.identity) or 0) + 1
+        if not actions or _commit(opened, table, actions, "append", writer, transaction, None):
+            holders = pa.array(held_by, pa.string())
+            return ours.append_column("held_by", holders).filter(pc.is_valid(holders))
+    raise _too_busy(table)
+
+
+def _versions(table: Table) -> Iterator[DeltaTable]:
+    """The table afresh, again and again, with a pause that keeps many writers apart."""
+    for attempt in range(COMMIT_ATTEMPTS):
+        if attempt:
+            time.sleep(random.uniform(0.0, min(1.0, 0.02 * 2 ** min(attempt, 6))))
+        opened = open_table(table)
+        if opened is None:
+            _create(table)
+            opened = open_table(table)
+        if opened is not None:
+            yield opened
+
+
+def _create(table: Table) -> None:
+    partition_by = [table.partition_by] if table.partition_by else None
+    try:
+        create_table_with_add_actions(
+            table.url,
+            Schema.from_arrow(table.schema),
+            [],
+            mode="error",
+            partition_by=partition_by,
+            name=table.name,
+            storage_options=storage.delta_options(table.url),
+        )
+    except (DeltaError, OSError) as error:
+        if open_table(table) is None:  # not merely created by another writer in the meantime
+            raise StorageError(f"Cannot create {table.name} at {table.url}: {error}.") from error
+
+
+def _commit(
+    opened: DeltaTable,
+    table: Table,
+    actions: list[AddAction],
+    mode: str,
+    writer: Writer,
+    transaction: int,
+    replaced: Slice | None,
+) -> bool:
+    """Commit on top of exactly the opened version; False when another commit came first."""
+    properties = CommitProperties(
+        custom_metadata={"sightline.task": writer.identity, "sightline.run": writer.run},
+        app_transactions=[Transaction(writer.identity, transaction)],
+        max_commit_retries=0,
+    )
+    try:
+        opened.create_write_transaction(
+            actions,  # type: ignore[arg-type]
+            mode,
+            table.schema,
+            partition_by=[table.partition_by] if table.partition_by else None,
+            partition_filters=replaced,
+            commit_properties=properties,
+        )
+    except CommitFailedError:
+        return False
+    return True
+
+
+def _slice(table: Table, partition: str | None, operator: str = "=") -> Slice | None:
+    """The filter for one partition (or for all but it), or None for the whole table."""
+    if partition is None:
+        return None
+    assert table.partition_by is not None, table.name
+    return [(table.partition_by, operator, partition)]
+
+
+def _add_action(table: Table, url: str, partition: str | None) -> AddAction:
+    fs, path = storage.filesystem(url)
+    root = storage.filesystem(table.url)[1]
+    with fs.open(path, "rb") as stream:
+        rows = pq.ParquetFile(stream).metadata.num_rows
+    values: dict[str, str | None] = {table.partition_by: partition} if table.partition_by else {}
+    return AddAction(
+        path=path.removeprefix(root).lstrip("/"),
+        size=fs.size(path),
+        partition_values=values,
+        modification_time=int(time.time() * 1000),
+        data_change=True,
+        stats=json.dumps({"numRecords": rows}),
+    )
+
+
+def _held_by(
+    opened: DeltaTable, table: Table, ours: pa.Table, key: str, partition: str | None
+) -> list[str | None]:
+    """For each of our rows, who holds its key already: the table, or an earlier row of ours."""
+    scoped = table.partition_by == "backbone_id"  # an image has a row for each backbone
+    searched = _slice(table, partition if scoped else None)
+    name = "uri" if "uri" in ours.schema.names else key
+    holders: dict[str, str] = {}
+    files = opened.file_uris(file_pruning_predicate=searched)
+    if files:
+        ours_keys = ds.field(key).isin(ours[key].combine_chunks())
+        held = _dataset(files, table.schema).to_table(columns=sorted({key, name}), filter=ours_keys)
+        holders = dict(zip(held[key].to_pylist(), held[name].to_pylist(), strict=True))
+    held_by = []
+    for value, owner in zip(ours[key].to_pylist(), ours[name].to_pylist(), strict=True):
+        held_by.append(holders.get(value))
+        holders.setdefault(value, owner)
+    return held_by
+
+
+def _write_kept(table: Table, urls: list[str], keep: list[bool]) -> list[str]:
+    """The same files again without some rows; `keep` has one entry a row, in the files' order."""
+
+    def kept() -> Iterator[pa.RecordBatch]:
+        row = 0
+        for stream in _streams(urls):
+            for batch in pq.ParquetFile(stream).iter_batches(batch_size=64):
+                yield batch.filter(pa.array(keep[row : row + batch.num_rows], pa.bool_()))
+                row += batch.num_rows
+
+    return write_batches(table, kept())
+
+
+def _streams(urls: list[str]) -> Iterator[Any]:
+    """The files opened one after the other."""
+    for url in urls:
+        fs, path = storage.filesystem(url)
+        with fs.open(path, "rb") as stream:
+            yield stream
+
+
+def _dataset(urls: list[str], schema: pa.Schema) -> ds.Dataset:
+    fs, _ = storage.filesystem(urls[0])
+    paths = [storage.filesystem(url)[1] for url in urls]
+    return ds.dataset(paths, schema=schema, format="parquet", filesystem=fs)
+
+
+def _close(writer: pq.ParquetWriter, sink: Any) -> None:
+    writer.close()
+    sink.close()
+
+
+def _too_busy(table: Table) -> StorageError:
+    return StorageError(
+        f"Table {table.name} at {table.url} was changed by others {COMMIT_ATTEMPTS} times while this "
+        "task tried to commit; let other runs of the dataset finish, then clear the task."
+    )

@@ -1,0 +1,570 @@
+"""The report page, made from small real tables, and read back as a browser would."""
+
+import hashlib
+import io
+import re
+from collections import Counter
+from dataclasses import dataclass, field
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from PIL import Image
+
+from sightline import images, ledger, reporting, storage, tables
+from sightline.catalog import Catalog
+from sightline.errors import StorageError
+from sightline.reporting import charts, formats
+from sightline.reporting.pictures import Gallery
+from sightline.reporting.result import wilson_interval
+from sightline.tables import Table, Writer
+
+VERSION = "20261121-101500"
+HOSTILE = "<script>alert('x')</script>"
+LIMITS = images.Limits(size_bytes=2**20, pixels=10**6)
+
+
+@dataclass
+class World:
+    """A trained dataset in a folder, with what the tests vary."""
+
+    root: str
+    labels: list[str] = field(default_factory=lambda: ["cat", "dog", "owl"])
+    images_each: int = 8  # the last quarter of a class is its test split
+    wrong: int = 2  # test images whose prediction is the next class
+    image_size: tuple[int, int] = (90, 60)
+    rejects: list[tuple[str, str, bytes | None]] = field(default_factory=list)  # uri, reason, jpeg
+    reduction: dict[str, Any] | None = None
+    description: str = ""
+    source: dict[str, Any] = field(default_factory=lambda: {"type": "folder", "path": "photos"})
+    weights: str = "random"
+    with_records: bool = True
+
+    def __post_init__(self) -> None:
+        self.catalog = Catalog("pets", f"{self.root}/pets")
+
+    def page(self) -> str:
+        """Write the tables and the report; the page as text."""
+        photos = self.write_images()
+        self.write_splits(photos)
+        self.write_rejects()
+        self.write_predictions([photo for photo in photos if photo["split"] == "test"])
+        self.write_model(photos)
+        if self.with_records:
+            self.write_records()
+        return report_of(self.catalog)
+
+    def write_images(self) -> list[dict[str, Any]]:
+        random = np.random.default_rng(0)
+        photos = []
+        for label in self.labels:
+            for index in range(self.images_each):
+                content = png(random, self.image_size)
+                measured = images.measure(content, LIMITS)
+                is_test = index >= self.images_each * 3 // 4
+                photos.append(
+                    {
+                        **vars(measured),
+                        "uri": f"https://host.example/{label}/{index}.png?token=s3cret",
+                        "label": label,
+                        "split_hint": None,
+                        "content": content,
+                        "size_bytes": len(content),
+                        "rotation": 0,
+                        "partition": "all",
+                        "split": "test" if is_test else "train",
+                    }
+                )
+        write(self.catalog.images, photos, "all")
+        return photos
+
+    def write_splits(self, photos: list[dict[str, Any]]) -> None:
+        write(self.catalog.splits, [{**p, "group_id": p["image_id"]} for p in photos], None)
+
+    def write_rejects(self) -> None:
+        rows = [
+            {
+                "uri": uri,
+                "label": None,
+                "stage": "fetch_images",
+                "reason": reason,
+                "detail": "",
+                "attempts": 1,
+                "etag": None,
+                "thumbnail": thumbnail,
+                "partition": "all",
+            }
+            for uri, reason, thumbnail in self.rejects
+        ]
+        write(self.catalog.rejects, rows, "all")
+
+    def write_predictions(self, tested: list[dict[str, Any]]) -> None:
+        rows = []
+        for index, photo in enumerate(tested):
+            label = photo["label"]
+            following = self.labels[(self.labels.index(label) + 1) % len(self.labels)]
+            predicted = following if index < self.wrong else label
+            rows.append(
+                {
+                    "image_id": photo["image_id"],
+                    "model_version": VERSION,
+                    "label": label,
+                    "predicted": predicted,
+                    "probability": 0.99 - index / 1000,
+                    "probabilities": [1.0],
+                }
+            )
+        write(self.catalog.predictions, rows, VERSION)
+        write(self.catalog.metrics, metric_rows(rows, self.labels), VERSION)
+        self.accuracy = sum(row["label"] == row["predicted"] for row in rows) / len(rows)
+        self.tested = len(rows)
+
+    def write_model(self, photos: list[dict[str, Any]]) -> None:
+        backbone = {"name": "resnet18", "weights": self.weights, "seed": 7, "image_size": 64}
+        model = {
+            "version": VERSION,
+            "dataset": "pets",
+            "created_at": "2026-11-21T10:15:00+00:00",
+            "backbone_id": "resnet18-5f3a-64px-fp32",
+            "seed": 3,
+            "spec": {
+                "name": "pets",
+                "description": self.description,
+                "source": self.source,
+                "backbone": backbone,
+                "reduce": {"components": None, "explained_variance": 0.95},
+            },
+            "tables": {
+                name: tables.current_version(getattr(self.catalog, name))
+                for name in ("images", "splits")
+            },
+            "labels": self.labels,
+            "reduction": self.reduction,
+            "head": {
+                "kind": "logistic_regression",
+                "penalty": 0.03,
+                "grid": [
+                    {"penalty": 0.03, "accuracy": 0.9512},
+                    {"penalty": 0.003, "accuracy": 0.9321},
+                ],
+            },
+            "rows": {"train": len(photos) - self.tested, "test": self.tested},
+            "metrics": {"accuracy": self.accuracy, "macro_f1": 0.8765, "top_5_accuracy": 0.9999},
+        }
+        storage.write_json(storage.join(self.catalog.model(VERSION), "model.json"), model)
+
+    def write_records(self) -> None:
+        self.record("ingest_pets", "fetch_images", 4.0, images=20, held_before=4, bytes=123456)
+        self.record("ingest_pets", "featurize", 2.5, images=24, featurized=0, known=24)
+        self.record("train_pets", "train", 61.0, rows=18)
+
+    def record(self, dag_id: str, task: str, seconds: float, **counts: int) -> None:
+        run = ledger.TaskRun(dag_id, "run", task, "all")
+        now = "2026-11-21T10:00:00+00:00"
+        record = ledger.Record(task, dag_id, "run", "all", now, seconds, counts)
+        storage.write_json(ledger.record_url(self.catalog, run), vars(record))
+
+
+def png(random: np.random.Generator, size: tuple[int, int]) -> bytes:
+    width, height = size
+    buffer = io.BytesIO()
+    Image.fromarray(random.integers(0, 256, (height, width, 3), np.uint8)).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def jpeg() -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGB", (20, 20), "teal").save(buffer, "JPEG")
+    return buffer.getvalue()
+
+
+def metric_rows(predictions: list[dict[str, Any]], labels: list[str]) -> list[dict[str, Any]]:
+    """What evaluate writes for each class: precision, recall, f1, support and the confusions."""
+    pairs = Counter((row["label"], row["predicted"]) for row in predictions)
+    named = [(f"confusion:{predicted}", truth, n) for (truth, predicted), n in pairs.items()]
+    for label in labels:
+        support = sum(n for (truth, _), n in pairs.items() if truth == label)
+        answers = sum(n for (_, predicted), n in pairs.items() if predicted == label)
+        recall, precision = pairs[label, label] / support, pairs[label, label] / max(1, answers)
+        f1 = 2 * precision * recall / ((precision + recall) or 1)
+        values = {"support": support, "recall": recall, "precision": precision, "f1": f1}
+        named += [(name, label, value) for name, value in values.items()]
+    common = {"model_version": VERSION, "split": "test"}
+    return [{**common, "name": name, "label": of, "value": value} for name, of, value in named]
+
+
+def write(table: Table, rows: list[dict[str, Any]], partition: str | None) -> None:
+    """Rows into a table in the way that its writer uses."""
+    urls = tables.write_batches(table, [pa.RecordBatch.from_pylist(rows, table.schema)])
+    if table.name in ("images", "splits"):
+        tables.append_new(table, urls, partition, Writer("test"))
+    else:
+        tables.replace_partition(table, urls, partition, tables.claim(table, Writer("test")))
+
+
+def report_of(catalog: Catalog) -> str:
+    url = reporting.write_report(catalog, VERSION, "ingest_pets", "train_pets", "run")
+    return Path(url).read_text(encoding="utf-8")
+
+
+class Page(HTMLParser):
+    """A page taken apart: its elements, and the text of each section."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str]]] = []
+        self.sections: dict[str, str] = {}
+        self.within: dict[str, list[tuple[str, dict[str, str]]]] = {}
+        self._section = ""
+        self.feed(html)
+
+    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        element = (tag, {name: value or "" for name, value in attributes})
+        if tag == "section":
+            self._section = element[1]["id"]
+        self.elements.append(element)
+        self.within.setdefault(self._section, []).append(element)
+
+    def handle_data(self, data: str) -> None:
+        text = f"{self.sections.get(self._section, '')} {data}"
+        self.sections[self._section] = " ".join(text.split())
+
+    def count(self, section: str, tag: str, css_class: str = "") -> int:
+        """Elements of a section by tag and, if given, one of their classes."""
+        return sum(
+            name == tag and (not css_class or css_class in attributes.get("class", "").split())
+            for name, attributes in self.within[section]
+        )
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> World:
+    return World(str(tmp_path))
+
+
+def test_the_page_and_its_latest_copy_lie_in_the_reports_folder(world: World) -> None:
+    page = world.page()
+    folder = Path(world.catalog.reports)
+    assert sorted(path.name for path in folder.iterdir()) == [f"{VERSION}.html", "latest.html"]
+    assert (folder / "latest.html").read_text(encoding="utf-8") == page
+
+
+def test_the_result_says_how_good_the_model_is_and_what_it_is(world: World) -> None:
+    text = Page(world.page()).sections["result"]
+    assert "66.7%" in text
+    assert "4 of 6 test images" in text
+    assert "Macro F1 0.876" in text
+    assert "Images 24" in text
+    assert "Classes 3" in text
+    assert "seeded random weights (seed 7), never trained" in text
+    assert "resnet18-5f3a-64px-fp32" in text
+    assert "Always naming the commonest class would score 33.3%" in text
+
+
+def test_pretrained_weights_are_not_called_random(world: World) -> None:
+    world.weights = "/models/resnet18.pth"
+    text = Page(world.page()).sections["result"]
+    assert "pretrained weights (resnet18.pth)" in text
+    assert "andom" not in text
+
+
+def test_top_5_is_left_out_where_it_says_nothing(world: World) -> None:
+    assert "Top-5" not in Page(world.page()).sections["result"]
+
+
+def test_top_5_is_shown_from_six_classes_on(tmp_path: Path) -> None:
+    text = Page(World(str(tmp_path), labels=list("abcdef")).page()).sections["result"]
+    assert "Top-5 accuracy >99.9%" in text
+
+
+def test_nothing_is_fetched_from_anywhere(world: World) -> None:
+    world.rejects = [("https://host.example/x.jpg?token=s3cret", "corrupt", jpeg())]
+    html = world.page()
+    resources = [
+        value
+        for _, attributes in Page(html).elements
+        for name, value in attributes.items()
+        if name in ("src", "href", "srcset", "poster", "data", "action")
+    ]
+    assert resources
+    assert [one for one in resources if not one.startswith(("data:", "#"))] == []
+    assert "url(" not in html
+    assert "@import" not in html
+    assert "<script" not in html
+    assert "default-src 'none'" in html
+
+
+def test_queries_logins_and_hosts_of_uris_stay_out_of_the_page(world: World) -> None:
+    world.source = {
+        "type": "folder",
+        "path": "https://joe:pass@host.example/photos?sig=s3cret",
+        "options": {"key": "s3cret"},
+    }
+    world.rejects = [("https://joe:pass@host.example/odd%20one.jpg?sig=s3cret", "corrupt", None)]
+    html = world.page()
+    assert "odd one.jpg" in html
+    assert "https://host.example/photos" in html
+    assert "s3cret" not in html
+    assert "pass@" not in html
+
+
+def test_what_strangers_wrote_is_escaped(tmp_path: Path) -> None:
+    labels = [HOSTILE, "it's", 'a "quote" & more']
+    world = World(str(tmp_path), labels=labels, description=f"Pets {HOSTILE}")
+    world.rejects = [('"><img src=x onerror=y>.jpg', "corrupt", None)]
+    html = world.page()
+    page = Page(html)
+    assert "<script" not in html
+    assert [tag for tag, attributes in page.elements if "onerror" in attributes] == []
+    for label in labels:
+        assert label in page.sections["class_balance"]
+        assert label in page.sections["samples"]
+        assert label in page.sections["per_class"]
+    assert page.count("samples", "img") == 18
+
+
+def test_class_balance_counts_the_images_of_each_split(tmp_path: Path) -> None:
+    page = Page(World(str(tmp_path), images_each=12).page())
+    assert "owl 12 9 3" in page.sections["class_balance"]
+    widths = [a["style"] for _, a in page.within["class_balance"] if a.get("class") == "train"]
+    assert widths == ["width:75.0%"] * 3
+
+
+def test_images_without_a_split_are_counted_as_not_used(world: World) -> None:
+    photos = world.write_images()
+    world.write_splits(photos[1:])
+    world.write_predictions([photo for photo in photos[1:] if photo["split"] == "test"])
+    world.write_model(photos)
+    assert "cat 8 5 2 1" in Page(report_of(world.catalog)).sections["class_balance"]
+
+
+def test_an_older_report_shows_the_tables_as_its_model_saw_them(world: World) -> None:
+    world.page()
+    newer = World(world.root, labels=["fox"])
+    newer.write_images()
+    page = Page(report_of(world.catalog))
+    assert "Images 24" in page.sections["result"]
+    assert "fox" not in page.sections["class_balance"]
+
+
+def test_the_sample_grid_shows_six_of_each_class(world: World) -> None:
+    page = Page(world.page())
+    assert page.count("samples", "img") == 18
+    alts = [attributes["alt"] for tag, attributes in page.within["samples"] if tag == "img"]
+    assert all(re.fullmatch(r"(cat|dog|owl): \d\.png", alt) for alt in alts)
+    assert "picked at random of" not in page.sections["samples"]
+
+
+def test_small_images_stay_small_and_are_enlarged_with_sharp_pixels(tmp_path: Path) -> None:
+    page = Page(World(str(tmp_path), image_size=(8, 8)).page())
+    shown = [attributes for tag, attributes in page.within["samples"] if tag == "img"]
+    assert {one.get("class") for one in shown} == {"pixelated"}
+    assert all(one["src"].startswith("data:image/png;base64,") for one in shown)
+
+
+def test_many_classes_are_capped_and_the_page_says_so(tmp_path: Path) -> None:
+    labels = [f"class {index}" for index in range(130)]
+    world = World(str(tmp_path), labels=labels, images_each=4, wrong=60, image_size=(8, 8))
+    page = Page(world.page())
+    assert "the 20 largest and the 20 smallest of 130" in page.sections["class_balance"]
+    assert page.sections["class_balance"].count("class 1") < 130
+    assert "Shown are 12 classes, picked at random of 130" in page.sections["samples"]
+    assert page.count("samples", "figure", "strip") == 12
+    assert "the 30 most confused classes of 130" in page.sections["confusion"]
+    assert page.count("confusion", "tr") == 32
+    assert "the 100 weakest of 130 classes" in page.sections["per_class"]
+    assert page.count("per_class", "tr") == 101
+
+
+def test_rejects_are_counted_by_reason_with_names_and_thumbnails(world: World) -> None:
+    world.rejects = [(f"photos/t{index}.jpg", "truncated", jpeg()) for index in range(5)]
+    world.rejects.append(("photos/odd.txt", "not_an_image", None))
+    page = Page(world.page())
+    text = page.sections["rejects"]
+    assert "6 of the 30 images listed could not be taken (20.0%)" in text
+    assert "truncated The image breaks off. 5 16.7%" in text
+    assert "not an image The bytes are not those of an image. 1 3.3%" in text
+    assert "odd.txt" in text
+    assert page.count("rejects", "img") == 3
+    assert "Rejects 6" in page.sections["result"]
+
+
+def test_no_rejects_are_good_news(world: World) -> None:
+    text = Page(world.page()).sections["rejects"]
+    assert "None: every image that the source listed was taken, 24 of 24." in text
+
+
+def test_the_scree_plot_marks_the_chosen_count(world: World) -> None:
+    ratios = [0.4, 0.3, 0.15, 0.1]
+    world.reduction = {"components": 4, "dim": 512, "total_explained": 0.95}
+    world.reduction["explained_variance_ratio"] = ratios
+    page = Page(world.page())
+    assert "4 components of 512 carry 95.0%" in page.sections["components"]
+    assert "k = 4, 95.0%" in page.sections["components"]
+    assert page.count("components", "rect", "bar") == 4
+    assert page.count("components", "circle") == 1
+
+
+def test_without_reduction_a_sentence_stands_for_the_scree_plot(world: World) -> None:
+    page = Page(world.page())
+    assert "were not reduced" in page.sections["components"]
+    assert page.count("components", "svg") == 0
+
+
+def test_the_confusion_matrix_counts_true_against_predicted(world: World) -> None:
+    page = Page(world.page())
+    text = page.sections["confusion"]
+    assert "cat taken for dog (2 times)" in text
+    assert "True cat dog owl cat 2 dog 2 owl 2" in text
+    assert page.count("confusion", "td", "right-cell") == 2
+    assert page.count("confusion", "td", "wrong-cell") == 1
+
+
+def test_the_weakest_class_comes_first(world: World) -> None:
+    text = Page(world.page()).sections["per_class"]
+    assert "cat 0.000 0.000 0.000 2 dog 0.500 1.000 0.667 2 owl 1.000 1.000 1.000 2" in text
+
+
+def test_predictions_are_marked_in_words_and_signs(tmp_path: Path) -> None:
+    world = World(str(tmp_path), images_each=40, wrong=5)
+    page = Page(world.page())
+    wrong = page.count("predictions", "li", "wrong")
+    assert page.count("predictions", "li") == 24
+    assert page.count("predictions", "img") == 24
+    assert page.count("predictions", "li", "right") == 24 - wrong
+    text = page.sections["predictions"]
+    assert text.count("✗ wrong") == wrong > 0
+    assert text.count("✓ right") == 24 - wrong
+    assert f"{24 - wrong} of them right" in text
+
+
+def test_the_surest_mistakes_come_first_with_their_names(tmp_path: Path) -> None:
+    world = World(str(tmp_path), images_each=80, wrong=15)
+    page = Page(world.page())
+    text = page.sections["mistakes"]
+    assert "The 12 of 15 wrong predictions" in text
+    assert page.count("mistakes", "li", "wrong") == page.count("mistakes", "li") == 12
+    probabilities = re.findall(r"(\d\d\.\d)%", text)
+    assert probabilities == sorted(probabilities, reverse=True)
+    assert probabilities[0] == "99.0"
+    assert "60.png" in text
+
+
+def test_no_mistakes_are_good_news(tmp_path: Path) -> None:
+    page = Page(World(str(tmp_path), wrong=0).page())
+    assert "None: no test image was named wrong." in page.sections["mistakes"]
+    assert "No test image was taken for another class." in page.sections["confusion"]
+
+
+def test_timings_show_speed_where_images_were_counted(world: World) -> None:
+    text = Page(world.page()).sections["timings"]
+    assert "fetch_images 20 taken, 4 known, not fetched again, 123.5 kB 4.0 s 5.0" in text
+    assert "featurize 0 featurized, 24 known, not computed again 2.5 s" in text
+    assert "train 18 rows 61 s" in text
+
+
+def test_a_missing_run_is_said(world: World) -> None:
+    world.with_records = False
+    assert "No record of an ingest run is held." in Page(world.page()).sections["timings"]
+
+
+def test_provenance_names_versions_parameters_and_penalties(world: World) -> None:
+    text = Page(world.page()).sections["provenance"]
+    assert "images 1 24 splits 1 24" in text
+    assert "0.003 93.21% 0.03 chosen 95.12%" in text
+    assert "seed of this run 3" in text
+    assert "reduce.explained_variance 0.95" in text
+    assert "backbone.seed 7" in text
+
+
+def test_headings_come_in_order(world: World) -> None:
+    levels = [int(tag[1]) for tag, _ in Page(world.page()).elements if re.fullmatch("h[1-6]", tag)]
+    assert levels[0] == 1
+    assert levels.count(1) == 1
+    assert all(later <= earlier + 1 for earlier, later in zip(levels, levels[1:], strict=False))
+
+
+def test_every_picture_has_an_alternative_text(world: World) -> None:
+    world.rejects = [("photos/a.jpg", "corrupt", jpeg())]
+    pictures = [attributes for tag, attributes in Page(world.page()).elements if tag == "img"]
+    assert pictures
+    assert all(one["alt"].strip() for one in pictures)
+
+
+def test_a_model_that_is_not_there_is_named(world: World) -> None:
+    with pytest.raises(StorageError, match="No model '20261121-101500' of dataset pets"):
+        report_of(world.catalog)
+
+
+def test_the_gallery_reads_only_row_groups_that_it_needs(world: World) -> None:
+    photos = world.write_images()
+    held = world.catalog.images
+    gallery = Gallery(held, None)
+    wanted = gallery.picture(photos[3]["image_id"], 32)
+    gone = gallery.picture("0" * 64, 32)
+    gallery.load()
+    assert wanted.source.startswith("data:image/jpeg;base64,")
+    assert gone.source == ""
+    assert hashlib.sha256(photos[3]["content"]).hexdigest() == photos[3]["image_id"]
+
+
+@pytest.mark.parametrize(
+    ("uri", "name"),
+    [
+        ("/data/photos/cat/a b.jpg", "a b.jpg"),
+        ("photos/a#1.jpg", "a#1.jpg"),
+        ("s3://bucket/cat/a.jpg", "a.jpg"),
+        ("https://joe:pw@host.example/a%20b.jpg?token=x#y", "a b.jpg"),
+        ("https://joe:pw@host.example?token=x", "host.example"),
+        ("zip://cat/a.jpg::https://host.example/all.zip?token=x", "a.jpg"),
+    ],
+)
+def test_a_uri_is_shown_by_its_last_part(uri: str, name: str) -> None:
+    assert formats.file_name(uri) == name
+
+
+@pytest.mark.parametrize(
+    ("share", "text"),
+    [(0.0, "0.0%"), (0.0001, "<0.1%"), (0.984, "98.4%"), (0.99999, ">99.9%"), (1.0, "100.0%")],
+)
+def test_a_percentage_is_0_or_100_only_where_the_share_is(share: float, text: str) -> None:
+    assert formats.percent(share) == text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(3.24, "3.2 s"), (119.6, "2 min 0 s"), (725, "12 min 5 s"), (4321, "1 h 12 min")],
+)
+def test_durations_are_read_in_the_fitting_unit(seconds: float, text: str) -> None:
+    assert formats.duration(seconds) == text
+
+
+def test_the_wilson_interval_equals_published_values() -> None:
+    # Newcombe (1998), table I: 81 of 263, and 0 of 20.
+    assert wilson_interval(81 / 263, 263) == pytest.approx((0.2553, 0.3662), abs=1e-4)
+    assert wilson_interval(0.0, 20) == pytest.approx((0.0, 0.1611), abs=1e-4)
+
+
+@pytest.mark.parametrize("largest", [1e-6, 0.0137, 0.05, 0.999, 1, 7, 60, 2048, 131072])
+def test_ticks_reach_the_largest_value_in_few_round_steps(largest: float) -> None:
+    ticks = charts.ticks_up_to(largest)
+    assert ticks[0] == 0
+    assert largest * (1 - 1e-9) <= ticks[-1] < largest * 2
+    assert 2 <= len(ticks) <= 6
+
+
+@pytest.mark.parametrize("count", [1, 2, 60, 61, 2048])
+def test_a_chart_stays_inside_its_frame_and_small(count: int) -> None:
+    ratios = [1 / count] * count
+    for chart in (charts.each_component(ratios), charts.together(ratios, count)):
+        points = [tuple(map(float, point.split(","))) for point in chart.line.split()]
+        assert len(points) <= charts.MAX_POINTS
+        assert all(
+            charts.LEFT <= x <= charts.RIGHT and charts.TOP - 0.1 <= y <= charts.BOTTOM
+            for x, y in points
+        )
+        assert all(x >= charts.LEFT and x + w <= charts.RIGHT for x, _, w, _ in chart.bars)
+        assert chart.x_ticks[-1].text == f"{count:,}"
