@@ -137,7 +137,7 @@ def _torchvision_weights(spec: BackboneSpec) -> Any:
     known = get_model_weights(spec.name)
     if spec.weights == "default":
         # V1 where there is one: the weights that papers, and other people's files, mean by the name.
-        return known.__members__.get("IMAGENET1K_V1", known.DEFAULT)  # type: ignore[attr-defined]
+        return known.__members__.get("IMAGENET1K_V1", known.DEFAULT)
     if spec.weights not in known.__members__:
         raise WeightsError(
             f"Weights {spec.weights!r} of {spec.name} are unknown; give 'default', 'random', a file, "
@@ -149,7 +149,10 @@ def _torchvision_weights(spec: BackboneSpec) -> Any:
 def _download(spec: BackboneSpec, build: Callable[[], Any]) -> Any:
     try:
         return build()
-    except (OSError, RuntimeError) as error:  # no network, or a download that does not match its hash
+    except (
+        OSError,
+        RuntimeError,
+    ) as error:  # no network, or a download that does not match its hash
         raise WeightsError(
             f"Weights {spec.weights!r} of {spec.name} are neither in the local cache nor to be "
             f"downloaded ({type(error).__name__}: {str(error)[:120]}); connect once, or set "
@@ -197,7 +200,9 @@ def _read_state(spec: BackboneSpec) -> dict[str, Any]:
         ) from error
     state = state.get("state_dict", state) if isinstance(state, dict) else state
     if not isinstance(state, dict) or not all(hasattr(value, "shape") for value in state.values()):
-        raise WeightsError(f"Weights file {path} holds no state dict; save model.state_dict() to it.")
+        raise WeightsError(
+            f"Weights file {path} holds no state dict; save model.state_dict() to it."
+        )
     return state
 
 
@@ -234,7 +239,7 @@ def _frozen(module: "nn.Module") -> "nn.Module":
     import torch
 
     module.requires_grad_(False)
-    return module.eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+    return module.eval().to(memory_format=torch.channels_last)
 
 
 def _transform(spec: BackboneSpec) -> Callable[[Image.Image], "torch.Tensor"]:
@@ -244,7 +249,9 @@ def _transform(spec: BackboneSpec) -> Callable[[Image.Image], "torch.Tensor"]:
     from torchvision.transforms._presets import ImageClassification
 
     by_name = not is_random(spec) and not _looks_like_file(spec.weights)
-    weights = _torchvision_weights(spec if by_name else spec.model_copy(update={"weights": "default"}))
+    weights = _torchvision_weights(
+        spec if by_name else spec.model_copy(update={"weights": "default"})
+    )
     if spec.image_size is not None:
         preset = ImageClassification(crop_size=spec.image_size, resize_size=spec.image_size)
     else:

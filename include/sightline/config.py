@@ -49,7 +49,9 @@ class BackboneSpec(Section):
     name: str = "resnet18"
     weights: str = "default"
     seed: int = 0
-    image_size: int | None = Field(None, ge=16, le=2048)  # pixels; default: what the weights require
+    image_size: int | None = Field(
+        None, ge=16, le=2048
+    )  # pixels; default: what the weights require
 
     @field_validator("name")
     @classmethod
@@ -83,7 +85,12 @@ class TrainSpec(Section):
     """The classifier on top of the features."""
 
     head: Literal["logistic_regression"] = "logistic_regression"
-    penalties: tuple[float, ...] = (0.0003, 0.003, 0.03, 0.3)  # L2, the grid of the cross-validation
+    penalties: tuple[float, ...] = (
+        0.0003,
+        0.003,
+        0.03,
+        0.3,
+    )  # L2, the grid of the cross-validation
     folds: int = Field(3, ge=2, le=10)
     max_iterations: int = Field(100, ge=1)
     seed: int = 0

@@ -96,12 +96,16 @@ def per_class(confusion: Array) -> list[dict[str, float]]:
     return rows
 
 
-def evaluate(spec: DatasetSpec, catalog: Catalog, task: TaskRun, record: Record, plan: Plan) -> None:
+def evaluate(
+    spec: DatasetSpec, catalog: Catalog, task: TaskRun, record: Record, plan: Plan
+) -> None:
     """Predict the test split and keep predictions and metrics under the model's version."""
     record.read(catalog.features, catalog.splits)
     model = models.read_model(catalog, plan.version)
     if model is None:
-        raise TrainingError(f"Model {plan.version} of {spec.name} is not trained; clear task train.")
+        raise TrainingError(
+            f"Model {plan.version} of {spec.name} is not trained; clear task train."
+        )
     pca = models.load_pca(catalog, plan.version) if spec.reduce else None
     predictor = Predictor(pca, models.load_classifier(catalog, plan.version, model["labels"]))
     tally = _keep_predictions(catalog, task, plan, predictor)
@@ -155,9 +159,7 @@ def metric_rows(tally: Tally, labels: list[str]) -> list[dict[str, Any]]:
     return rows
 
 
-def _keep_predictions(
-    catalog: Catalog, task: TaskRun, plan: Plan, predictor: Predictor
-) -> Tally:
+def _keep_predictions(catalog: Catalog, task: TaskRun, plan: Plan, predictor: Predictor) -> Tally:
     """Write the test split's predictions while counting them."""
     held = tables.claim(catalog.predictions, task.writer)
     tally = Tally.empty(len(predictor.classifier.labels))
@@ -172,9 +174,7 @@ def _keep_predictions(
     return tally
 
 
-def _keep_metrics(
-    catalog: Catalog, task: TaskRun, plan: Plan, rows: list[dict[str, Any]]
-) -> None:
+def _keep_metrics(catalog: Catalog, task: TaskRun, plan: Plan, rows: list[dict[str, Any]]) -> None:
     held = tables.claim(catalog.metrics, task.writer)
     whole = [{**row, "model_version": plan.version, "split": "test"} for row in rows]
     urls = tables.write_batches(

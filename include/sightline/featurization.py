@@ -19,7 +19,7 @@ from sightline.progress import Progress
 from sightline.schemas import FEATURES, IMAGES
 
 if TYPE_CHECKING:
-    from pyspark.broadcast import Broadcast
+    from pyspark.core.broadcast import Broadcast
     from pyspark.sql import SparkSession
 
     from sightline.backbones import Backbone
@@ -34,6 +34,7 @@ def featurize(
 ) -> None:
     """Give every image that we hold an embedding of the dataset's backbone."""
     record.read(catalog.images)
+    spark.start_workers(session)
     backbone = backbones.load_backbone(spec.backbone)
     held = tables.count_rows(catalog.images)
     pending = _pending(session, catalog, backbone.backbone_id)
@@ -53,6 +54,7 @@ def featurize(
         "images": held,
         "known": held - missing,
         "featurized": missing,
+        "backbone": spec.backbone.model_dump(mode="json"),
         "backbone_id": backbone.backbone_id,
         "dim": backbone.dim,
     }
@@ -99,13 +101,17 @@ def featurize_batches(
         backbone = _worker_backbone(spec, backbone_id, weights)
         for batch in batches:
             if batch.num_rows:
-                embeddings = embed(backbone, batch["content"].to_pylist(), batch["rotation"].to_pylist())
+                embeddings = embed(
+                    backbone, batch["content"].to_pylist(), batch["rotation"].to_pylist()
+                )
                 yield feature_batch(batch["image_id"], backbone_id, embeddings)
 
     return work
 
 
-def embed(backbone: "Backbone", contents: list[bytes], rotations: list[int]) -> np.ndarray[Any, Any]:
+def embed(
+    backbone: "Backbone", contents: list[bytes], rotations: list[int]
+) -> np.ndarray[Any, Any]:
     """Embeddings, float32 (n, dim), of n encoded images."""
     import torch
 
@@ -115,7 +121,8 @@ def embed(backbone: "Backbone", contents: list[bytes], rotations: list[int]) -> 
     ]
     with torch.inference_mode():
         batch = torch.stack(pictures).contiguous(memory_format=torch.channels_last)
-        return backbone.module(batch).flatten(1).numpy()
+        embeddings: np.ndarray[Any, Any] = backbone.module(batch).flatten(1).numpy()
+    return embeddings
 
 
 def feature_batch(

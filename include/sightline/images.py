@@ -25,7 +25,9 @@ REASONS = {
     "corrupt": "The image cannot be decoded.",
     "duplicate": "The same bytes are held under another uri.",
 }
-TRANSIENT = ("unreadable",)  # asked for again by the next run; all others are final until the bytes change
+TRANSIENT = (
+    "unreadable",
+)  # asked for again by the next run; all others are final until the bytes change
 
 # What begins an image, or a file often mistaken for one, that we do not open.
 SIGNATURES = {
@@ -112,7 +114,8 @@ def thumbnail(content: bytes, side: int = 96, rotation: int = 0) -> bytes | None
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            image = _open(content, 50_000_000)
+            # With an end mark behind it, a JPEG that breaks off is seen as far as it goes.
+            image = _open(content + b"\xff\xd9", 50_000_000)
             image.thumbnail((side, side))
             picture = _to_rgb(ImageOps.exif_transpose(image)).rotate(rotation, expand=True)
     except Exception:  # a thumbnail is a courtesy; the reject itself has been recorded

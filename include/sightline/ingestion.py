@@ -73,7 +73,9 @@ def fetch_images(
     work = _missing(session, catalog, task.partition)
     missing = work.count()
     counts = Counter(wanted=wanted, held_before=wanted - missing)
-    log.info("fetch_images: %d listed, %d known already, %d to fetch", wanted, wanted - missing, missing)
+    log.info(
+        "fetch_images: %d listed, %d known already, %d to fetch", wanted, wanted - missing, missing
+    )
     progress = Progress("fetch_images", missing)
 
     def fetch_chunk(url: str) -> None:
@@ -133,7 +135,9 @@ def _fetch_chunk(
     rows = [{**row, "partition": task.partition} for row in rejects.values()]
     written = tables.write_batches(catalog.rejects, [_batch(rows, REJECTS)])
     tables.append_new(catalog.rejects, written, task.partition, task.writer, key="uri")
-    return Counter(images=wanted - len(rows), rejects=len(rows), duplicates=len(duplicates), stored=stored)
+    return Counter(
+        images=wanted - len(rows), rejects=len(rows), duplicates=len(duplicates), stored=stored
+    )
 
 
 def fetch_batches(
@@ -158,7 +162,10 @@ def fetch_batches(
 
 
 def _fetch_rows(
-    rows: list[dict[str, Any]], options: dict[str, Any], limits: Limits, rejects: list[dict[str, Any]]
+    rows: list[dict[str, Any]],
+    options: dict[str, Any],
+    limits: Limits,
+    rejects: list[dict[str, Any]],
 ) -> Iterator[dict[str, Any]]:
     """Fetch the rows, many at a time where a network lies between; the bad ones go to rejects."""
     is_remote = not all(storage.is_local(row["uri"]) for row in rows)
@@ -182,7 +189,9 @@ def _read(uri: str, options: dict[str, Any], limits: Limits) -> bytes | Rejected
         fs, path = url_to_fs(uri, **options)
         with fs.open(path, "rb") as stream:
             return bytes(stream.read(limits.size_bytes + 1))
-    except Exception as error:  # each file system raises its own; one image must not stop the others
+    except (
+        Exception
+    ) as error:  # each file system raises its own; one image must not stop the others
         return Rejected("unreadable", f"{type(error).__name__}: {error}"[:200])
 
 
@@ -243,7 +252,9 @@ def _keep_rejects(catalog: Catalog, task: TaskRun, drop: str, join: str) -> None
     with tables.query(
         rejects=catalog.rejects, manifest=catalog.manifest, images=catalog.images
     ) as sql:
-        if not sql(f"SELECT r.uri FROM rejects r {join} WHERE {mine} AND ({drop}) LIMIT 1").num_rows:
+        if not sql(
+            f"SELECT r.uri FROM rejects r {join} WHERE {mine} AND ({drop}) LIMIT 1"
+        ).num_rows:
             return
         kept = sql(f"SELECT DISTINCT r.* FROM rejects r {join} WHERE {mine} AND NOT ({drop})")
     urls = tables.write_batches(catalog.rejects, kept.to_batches())

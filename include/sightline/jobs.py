@@ -8,7 +8,7 @@ from typing import Any
 from sightline import ledger, models, spark
 from sightline.catalog import open_catalog
 from sightline.config import load_dataset
-from sightline.errors import SightlineError
+from sightline.errors import SightlineError, StorageError
 
 REFUSED = "sightline refused: "  # begins the line that tells Airflow not to try again
 
@@ -32,6 +32,19 @@ def _guard(task: str, stage: Callable[..., None], dataset: str, more: tuple[Any,
     except SightlineError as error:
         logging.error("%s%s", REFUSED, error)
         sys.exit(2)
+    except Exception as error:
+        if "No space left on device" in str(error):
+            logging.error("%s%s", REFUSED, _disk_full(dataset))
+            sys.exit(2)
+        raise
+
+
+def _disk_full(dataset: str) -> StorageError:
+    root = open_catalog(dataset).root
+    return StorageError(
+        f"The disk is full at {root} or in Spark's temporary folder; what was committed is kept. "
+        "Make room, or set SIGHTLINE_STORAGE to a larger place, and clear the task."
+    )
 
 
 def _run(task: str, stage: Callable[..., None], dataset: str, more: tuple[Any, ...]) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 
 from sightline import storage, tables
 from sightline.catalog import Catalog
+from sightline.errors import TrainingError
 from sightline.tables import Table, Writer
 
 
@@ -103,6 +104,18 @@ def last_run(catalog: Catalog, dag_id: str) -> list[dict[str, Any]]:
         for run_id in storage.list_names(storage.join(catalog.runs, dag_id))
     ]
     return max(filter(None, runs), key=lambda records: str(records[0]["started_at"]), default=[])
+
+
+def last_record(
+    catalog: Catalog, dag_id: str, task: str, run_id: str | None = None
+) -> dict[str, Any]:
+    """A task's record of one run, or of the newest run that has one; TrainingError when none has."""
+    run_ids = storage.list_names(storage.join(catalog.runs, dag_id)) if run_id is None else [run_id]
+    records = [read_record(catalog, TaskRun(dag_id, one, task, "")) for one in run_ids]
+    found = [record for record in records if record is not None]
+    if not found:
+        raise TrainingError(f"No run of {dag_id} has finished task {task} yet; run it first.")
+    return max(found, key=lambda record: str(record["started_at"]))
 
 
 def task_from_environment(task: str) -> TaskRun:

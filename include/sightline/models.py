@@ -128,7 +128,9 @@ def save_classifier(catalog: Catalog, version: str, classifier: Classifier) -> N
 
 def load_classifier(catalog: Catalog, version: str, labels: list[str]) -> Classifier:
     """The scaler and head of a model."""
-    return Classifier(labels, **load(storage.read_bytes(_url(catalog, version, "weights.safetensors"))))
+    return Classifier(
+        labels, **load(storage.read_bytes(_url(catalog, version, "weights.safetensors")))
+    )
 
 
 def _pack(arrays: dict[str, Array]) -> bytes:

@@ -55,9 +55,15 @@ def _check_weights(spec: DatasetSpec) -> tuple[int, str]:
     dim = backbones.known_dimension(backbone)
     if backbones.is_random(backbone):
         dim = dim or backbones.load_backbone(backbone).dim
-        return dim, f"backbone: {backbone.name}, {dim:,} features, seeded random weights (never trained)"
+        return (
+            dim,
+            f"backbone: {backbone.name}, {dim:,} features, seeded random weights (never trained)",
+        )
     loaded = backbones.load_backbone(backbone)
-    return loaded.dim, f"backbone: {backbone.name}, {loaded.dim:,} features, weights {backbone.weights}"
+    return (
+        loaded.dim,
+        f"backbone: {backbone.name}, {loaded.dim:,} features, weights {backbone.weights}",
+    )
 
 
 def _check_disk(spec: DatasetSpec, survey: Survey, dim: int) -> str:

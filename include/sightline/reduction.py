@@ -43,7 +43,12 @@ class Moments:
 
 
 def reduce_features(
-    session: "SparkSession", spec: DatasetSpec, catalog: Catalog, task: TaskRun, record: Record, plan: Plan
+    session: "SparkSession",
+    spec: DatasetSpec,
+    catalog: Catalog,
+    task: TaskRun,
+    record: Record,
+    plan: Plan,
 ) -> None:
     """Fit the PCA on the train split and project every image's embedding."""
     record.read(catalog.features, catalog.splits)
@@ -117,9 +122,7 @@ def _features(session: "SparkSession", catalog: Catalog, plan: Plan) -> "DataFra
     return spark.read_files(session, files, FEATURES)
 
 
-def _train_rows(
-    session: "SparkSession", catalog: Catalog, features: "DataFrame"
-) -> "DataFrame":
+def _train_rows(session: "SparkSession", catalog: Catalog, features: "DataFrame") -> "DataFrame":
     splits = spark.read_files(session, tables.file_urls(catalog.splits), SPLITS)
     train = splits.where("split = 'train'").select("image_id")
     return features.join(train, "image_id", "left_semi").select("embedding")
@@ -129,7 +132,9 @@ def _first_embedding(train: "DataFrame", spec: DatasetSpec) -> Array:
     """Any row will do to shift by: it only keeps the sums small where means are large."""
     row = train.first()
     if row is None:
-        raise TrainingError(f"Dataset {spec.name} has no features of its train split; run its ingest.")
+        raise TrainingError(
+            f"Dataset {spec.name} has no features of its train split; run its ingest."
+        )
     return np.asarray(row["embedding"], dtype=np.float64)
 
 

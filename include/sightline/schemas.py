@@ -10,7 +10,9 @@ MANIFEST = pa.schema(
         pa.field("uri", pa.string(), nullable=False),
         pa.field("label", pa.string()),
         pa.field("split_hint", pa.string()),  # the source's own train/test split, where it has one
-        pa.field("rotation", pa.int32()),  # declared by the source, degrees counter-clockwise to apply
+        pa.field(
+            "rotation", pa.int32()
+        ),  # declared by the source, degrees counter-clockwise to apply
         pa.field("size_bytes", pa.int64()),
         pa.field("etag", pa.string()),  # changes when the bytes behind the uri change
         pa.field("licence", pa.string()),
@@ -87,7 +89,9 @@ PREDICTIONS = pa.schema(
         pa.field("label", pa.string()),
         pa.field("predicted", pa.string(), nullable=False),
         pa.field("probability", pa.float32(), nullable=False),  # of the predicted class
-        pa.field("probabilities", pa.list_(pa.float32()), nullable=False),  # in model.json's class order
+        pa.field(
+            "probabilities", pa.list_(pa.float32()), nullable=False
+        ),  # in model.json's class order
     ]
 )
 

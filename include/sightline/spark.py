@@ -10,8 +10,10 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Callable, Iterable
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -45,17 +47,17 @@ CONF = {
 }
 
 
+QUICK_JVM = ("-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1")
+
+
 def submit_conf(quick: bool = True) -> dict[str, str]:
-    """Settings for spark-submit. `quick` lets the JVM start fast; long work in the JVM itself
-    (MLlib's iterations) is better off without."""
-    options = ["-Dio.netty.tryReflectionSetAccessible=true"]
-    if quick:
-        options += ["-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"]
-    else:
-        options += ["-XX:+UseSerialGC"]
+    """Settings for spark-submit. `quick` makes the JVM start fast; a job that computes long in the JVM
+    itself (MLlib's iterations) is better off with the full compiler.
+    """
+    options = list(QUICK_JVM if quick else QUICK_JVM[:1])
     archive = class_archive()
     if archive.exists():
-        options += [f"-XX:SharedArchiveFile={archive}", "-Xlog:cds=off", "-Xlog:cds+dynamic=off"]
+        options += [f"-XX:SharedArchiveFile={archive}", "-Xlog:disable", "-Xlog:all=error:stderr"]
     return {**CONF, "spark.driver.extraJavaOptions": " ".join(options)}
 
 
@@ -64,7 +66,9 @@ def start_session(name: str) -> "SparkSession":
     from pyspark.sql import SparkSession
 
     os.environ.setdefault("SPARK_LOCAL_IP", "127.0.0.1")
-    os.environ.setdefault("PYSPARK_PYTHON", sys.executable)  # else workers start the system's python
+    os.environ.setdefault(
+        "PYSPARK_PYTHON", sys.executable
+    )  # else workers start the system's python
     builder = SparkSession.builder.appName(name)
     if "SPARK_ENV_LOADED" not in os.environ and "SPARK_REMOTE" not in os.environ:
         builder = builder.master(os.environ.get("SIGHTLINE_SPARK_MASTER", "local[*]"))
@@ -103,6 +107,16 @@ def spark_url(url: str) -> str:
     return url if "://" in url else f"file://{url}"
 
 
+def start_workers(session: "SparkSession") -> None:
+    """Let Python workers start in the background, while the driver prepares."""
+
+    def pass_on(batches: Iterable[pa.RecordBatch]) -> Iterable[pa.RecordBatch]:
+        return batches
+
+    job = session.range(1, numPartitions=1).mapInArrow(pass_on, "id long").write.format("noop")
+    threading.Thread(target=job.mode("overwrite").save, daemon=True).start()
+
+
 def run_chunks(
     spark: "SparkSession", chunks: Iterable[Chunk], work: Callable[[Chunk], Any]
 ) -> list[Any]:
@@ -124,31 +138,46 @@ def run_chunks(
 
 def class_archive() -> Path:
     """Where the JVM's archive of Spark's loaded classes lies: it halves the start of each job."""
-    import pyspark
-
-    return load_settings().state / f"spark-{pyspark.__version__}-{_java_version()}.jsa"
+    return load_settings().state / "spark-classes.jsa"
 
 
 def make_class_archive() -> Path | None:
-    """Make the class archive once (half a minute); None where this JVM cannot."""
+    """Make the class archive (half a minute) where it is missing or of another Spark or Java; None
+    where this JVM cannot."""
     archive = class_archive()
-    if archive.exists():
+    made_for, wanted = archive.with_suffix(".txt"), f"{version('pyspark')} {_java_version()}"
+    if archive.exists() and made_for.exists() and made_for.read_text() == wanted:
         return archive
     archive.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=archive.parent) as folder:
         made = Path(folder) / "spark.jsa"
-        script = Path(folder) / "warm_up.py"
-        script.write_text(_WARM_UP)
-        options = f"-XX:+UseSerialGC -XX:TieredStopAtLevel=1 -XX:ArchiveClassesAtExit={made}"
-        settings = [f"--conf={key}={value}" for key, value in CONF.items()]
-        command = ["spark-submit", "--master", "local[1]", *settings]
-        command += ["--driver-java-options", options, str(script)]
-        done = subprocess.run(command, capture_output=True, text=True, cwd=folder, check=False)
-        if done.returncode or not made.exists():
-            log.warning("No class archive for Spark (jobs start more slowly): %s", done.stderr[-300:])
+        problem = _warm_up(Path(folder), made)
+        if not made.exists():
+            log.warning("No class archive for Spark (jobs start more slowly): %s", problem)
             return None
         made.replace(archive)
+        made_for.write_text(wanted)
     return archive
+
+
+def _warm_up(folder: Path, archive: Path) -> str:
+    """Run a small job whose JVM writes its classes to the archive; returns the end of its log."""
+    script = folder / "warm_up.py"
+    script.write_text(_WARM_UP)
+    options = f"{' '.join(QUICK_JVM)} -XX:ArchiveClassesAtExit={archive}"
+    settings = [f"--conf={key}={value}" for key, value in CONF.items()]
+    command = [
+        str(Path(sys.executable).with_name("spark-submit")),
+        "--master",
+        "local[1]",
+        *settings,
+    ]
+    command += ["--driver-java-options", options, str(script)]
+    environment = {**os.environ, "PYSPARK_PYTHON": sys.executable, "SPARK_LOCAL_IP": "127.0.0.1"}
+    done = subprocess.run(
+        command, capture_output=True, text=True, cwd=folder, env=environment, check=False
+    )
+    return done.stderr[-300:]
 
 
 # Touches what our jobs touch, so that the archive holds their classes.
@@ -156,10 +185,12 @@ _WARM_UP = """
 from pyspark.sql import SparkSession
 
 spark = SparkSession.builder.getOrCreate()
-rows = spark.range(64).selectExpr("id", "cast(id as string) as uri", "array(cast(id as float)) as embedding")
+columns = ["id", "cast(id as string) as uri", "array(cast(id as float)) as embedding"]
+rows = spark.range(64).selectExpr(*columns)
 rows.mapInArrow(lambda batches: batches, rows.schema).write.parquet("warm")
 read = spark.read.parquet("warm")
-read.select("uri", "_metadata.file_path").join(rows.select("uri"), "uri", "left_anti").groupBy("file_path").count().collect()
+files = read.select("uri", "_metadata.file_path").join(rows.select("uri"), "uri", "left_anti")
+files.groupBy("file_path").count().collect()
 read.repartition(2).write.parquet("warm_again")
 spark.stop()
 """
@@ -168,7 +199,9 @@ spark.stop()
 def _java_version() -> str:
     java = shutil.which("java") or "java"
     try:
-        shown = subprocess.run([java, "-version"], capture_output=True, text=True, check=False).stderr
+        shown = subprocess.run(
+            [java, "-version"], capture_output=True, text=True, check=False
+        ).stderr
     except OSError:
         return "none"
     return "".join(part for part in shown.split('"')[1:2]) or "unknown"

@@ -97,7 +97,7 @@ def free_bytes(url: str) -> int | None:
 
 
 def delta_options(url: str) -> dict[str, str]:
-    """What delta-rs needs beside the URL: for a store other than AWS's own, its address from the environment."""
+    """What delta-rs needs beside the URL: an object store's address and keys, from the environment."""
     if is_local(url):
         return {}
     options = {name: value for name, value in os.environ.items() if name.startswith("AWS_")}

@@ -106,10 +106,14 @@ def count_file_rows(urls: list[str]) -> int:
 
 
 def read_batches(
-    table: Table, columns: list[str], version: int | None = None, batch_rows: int = 8192
+    table: Table,
+    columns: list[str],
+    version: int | None = None,
+    batch_rows: int = 8192,
+    partition: str | None = None,
 ) -> Iterator[pa.RecordBatch]:
-    """Stream some columns of a version; memory is bounded by the batch."""
-    files = file_urls(table, version)
+    """Stream some columns of a version, or of one partition of it; memory is bounded by the batch."""
+    files = file_urls(table, version, partition)
     if files:
         yield from _dataset(files, table.schema).to_batches(
             columns=columns, batch_size=batch_rows, batch_readahead=1, fragment_readahead=1
@@ -229,7 +233,7 @@ def append_new(
     """
     if not urls:
         return pa.table({key: pa.array([], pa.string()), "held_by": pa.array([], pa.string())})
-    columns = [name for name in (key, "uri") if name in table.schema.names]
+    columns = [name for name in dict.fromkeys((key, "uri")) if name in table.schema.names]
     ours = pa.concat_tables(pq.read_table(stream, columns=columns) for stream in _streams(urls))
     for opened in _versions(table):
         held_by = _held_by(opened, table, ours, key, partition)

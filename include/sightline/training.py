@@ -26,7 +26,12 @@ log = logging.getLogger(__name__)
 
 
 def train_classifier(
-    session: "SparkSession", spec: DatasetSpec, catalog: Catalog, task: TaskRun, record: Record, plan: Plan
+    session: "SparkSession",
+    spec: DatasetSpec,
+    catalog: Catalog,
+    task: TaskRun,
+    record: Record,
+    plan: Plan,
 ) -> None:
     """Fit the head on the train split and keep it under the plan's version."""
     rows = _train_rows(session, spec, catalog, plan).cache()
@@ -36,14 +41,14 @@ def train_classifier(
     classifier = to_classifier(fitted)
     models.save_classifier(catalog, plan.version, classifier)
     best = max(grid, key=lambda entry: entry["accuracy"])
-    models.write_model(catalog, _describe(spec, catalog, plan, classifier.labels, count, best, grid))
+    models.write_model(
+        catalog, _describe(spec, catalog, plan, classifier.labels, count, best, grid)
+    )
     record.read(*([catalog.reduced] if spec.reduce else [catalog.features]), catalog.splits)
     record.counts = {"rows": count, **best}
 
 
-def fit_head(
-    rows: "DataFrame", train: TrainSpec
-) -> tuple["PipelineModel", list[dict[str, float]]]:
+def fit_head(rows: "DataFrame", train: TrainSpec) -> tuple["PipelineModel", list[dict[str, float]]]:
     """Fit on rows (label, values array<float>); returns the fitted pipeline and the grid's accuracies."""
     from pyspark.ml import Pipeline, PipelineModel
     from pyspark.ml.classification import LogisticRegression
@@ -55,7 +60,7 @@ def fit_head(
     indexer = StringIndexer(inputCol="label", outputCol="class", stringOrderType="alphabetAsc")
     scaler = StandardScaler(inputCol="vector", outputCol="scaled", withMean=True, withStd=True)
     prepared = Pipeline(stages=[indexer, scaler]).fit(
-        vectors := rows.withColumn("vector", array_to_vector("values"))
+        vectors := rows.withColumn("vector", array_to_vector(rows["values"]))
     )
     # Every iteration is a Spark job, so each partition too many costs its overhead a thousand times.
     cores = rows.sparkSession.sparkContext.defaultParallelism
@@ -85,7 +90,8 @@ def fit_head(
 
 def to_classifier(fitted: "PipelineModel") -> Classifier:
     """The fitted pipeline as plain arrays."""
-    indexer, scaler, head = fitted.stages
+    stages: list[Any] = fitted.stages
+    indexer, scaler, head = stages
     spread = scaler.std.toArray()
     return Classifier(
         labels=list(indexer.labels),
@@ -132,7 +138,9 @@ def _describe(
     grid: list[dict[str, float]],
 ) -> dict[str, Any]:
     pca = models.load_pca(catalog, plan.version) if spec.reduce else None
-    ratios = [] if pca is None else [round(float(ratio), 8) for ratio in pca.explained_variance_ratio]
+    ratios = (
+        [] if pca is None else [round(float(ratio), 8) for ratio in pca.explained_variance_ratio]
+    )
     reduction = pca and {
         "components": len(pca.components),
         "dim": len(pca.mean),

@@ -4,7 +4,7 @@ from math import sqrt
 from pathlib import PurePosixPath
 from typing import Any
 
-from sightline.reporting.formats import decimal, number, percent
+from sightline.reporting.formats import NOTHING, decimal, number, percent
 from sightline.reporting.report_input import ReportInput
 
 
@@ -23,7 +23,7 @@ def result(report: ReportInput) -> dict[str, Any]:
         "facts": {
             "Model": report.version,
             "Backbone": _backbone(model["spec"]["backbone"]),
-            "Features": model["backbone_id"],
+            "Backbone id": model["backbone_id"],
             "Classifier": _classifier(model),
         },
         "weights_are_random": model["spec"]["backbone"]["weights"] == "random",
@@ -61,8 +61,9 @@ def _tiles(report: ReportInput) -> list[tuple[str, str]]:
         ("Classes", number(len(labels))),
         ("Rejects", number(rejects)),
     ]
-    # With five classes or fewer the right one is always among the first five.
-    return [tile for tile in tiles if tile[0] != "Top-5 accuracy" or len(labels) > 5]
+    if len(labels) <= 5:  # then the right one is always among the first five
+        tiles = [tile for tile in tiles if tile[0] != "Top-5 accuracy"]
+    return [(name, value) for name, value in tiles if value != NOTHING]
 
 
 def _backbone(spec: dict[str, Any]) -> str:

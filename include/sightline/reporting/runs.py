@@ -3,7 +3,7 @@
 from typing import Any
 
 from sightline import tables
-from sightline.reporting.formats import number, percent, place, plural, size
+from sightline.reporting.formats import number, percent, place, size
 from sightline.reporting.report_input import ReportInput
 
 # What a task's counts say of its work: the first phrase always, the others where they are not 0.
@@ -82,23 +82,21 @@ def _note(task: str, counts: dict[str, Any]) -> str:
 def provenance(report: ReportInput) -> dict[str, Any]:
     """Table versions, parameters, seeds and the penalties tried."""
     model = report.model
-    known = {table.name: table for table in report.catalog.tables}
+    versions = model["tables"]
     return {
         "tables": [
             {
-                "name": name,
-                "version": version,
-                "rows": tables.count_rows(known[name], version) if name in known else None,
+                "name": table.name,
+                "version": versions[table.name],
+                "rows": tables.count_rows(table, versions[table.name]),
             }
-            for name, version in model["tables"].items()
+            for table in report.catalog.tables
+            if table.name in versions
         ],
         "grid": sorted(model["head"].get("grid") or [], key=lambda tried: float(tried["penalty"])),
         "penalty": model["head"]["penalty"],
         "parameters": [("seed of this run", str(model["seed"])), *_parameters(model["spec"])],
-        "rows": ", ".join(
-            f"{plural(count, 'image')} {'to train' if name == 'train' else f'for {name}'}"
-            for name, count in model["rows"].items()
-        ),
+        "rows": model["rows"],
     }
 
 

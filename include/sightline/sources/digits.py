@@ -44,7 +44,9 @@ def _write_files(path: str) -> None:
     digits = load_digits()
     greys = (digits.images * 15.9375).astype("uint8")  # 0..16 to 0..255
     for number, (pixels, digit) in enumerate(zip(greys, digits.target, strict=True)):
-        picture = Image.fromarray(pixels).resize((SIDE_PIXELS, SIDE_PIXELS), Image.Resampling.BICUBIC)
+        picture = Image.fromarray(pixels).resize(
+            (SIDE_PIXELS, SIDE_PIXELS), Image.Resampling.BICUBIC
+        )
         buffer = io.BytesIO()
         picture.save(buffer, "PNG")
         storage.write_bytes(storage.join(path, str(digit), f"{number:04d}.png"), buffer.getvalue())

@@ -21,7 +21,10 @@ from sightline.sources.survey import Survey
 log = logging.getLogger(__name__)
 
 ROWS_AT_A_TIME = 5_000
-NOT_IMAGES = ("Thumbs.db", "desktop.ini")  # what file managers leave behind; dot files are skipped too
+NOT_IMAGES = (
+    "Thumbs.db",
+    "desktop.ini",
+)  # what file managers leave behind; dot files are skipped too
 
 
 def survey(source: FolderSource) -> Survey:
@@ -31,7 +34,7 @@ def survey(source: FolderSource) -> Survey:
     for row in _walk(source):
         images_by_class[row["label"]] += 1
         known = size_bytes is not None and row["size_bytes"] is not None
-        size_bytes = size_bytes + row["size_bytes"] if known else None  # type: ignore[operator]
+        size_bytes = size_bytes + row["size_bytes"] if known else None
     return Survey(dict(images_by_class), size_bytes)
 
 

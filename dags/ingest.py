@@ -1,0 +1,60 @@
+"""ingest_<dataset>, one for every file in include/datasets: from a source's list to features.
+
+Nightly by partition; backfilled with
+`airflow backfill create --dag-id ingest_<dataset> --from-date 2026-01-01 --to-date 2026-01-31`.
+"""
+
+from airflow.sdk import DAG, CronPartitionTimetable, chain
+
+from sightline import stages
+from sightline.config import DatasetSpec, dataset_files, read_dataset
+from sightline.errors import ConfigError
+from sightline.orchestration import (
+    RETRIES,
+    TORCH_WORKERS,
+    features_asset,
+    python_stage,
+    refusing_dag,
+    spark_stage,
+)
+
+FETCH = (
+    "Fetches, verifies, measures and hashes what is listed and not held; bad ones go to rejects."
+)
+FEATURIZE = "Embeds the images that have no features of this backbone yet; never one twice."
+
+
+def build(spec: DatasetSpec) -> DAG:
+    """The ingest DAG of one dataset."""
+    nightly = spec.schedule and CronPartitionTimetable(
+        spec.schedule, timezone="UTC", key_format="%Y-%m-%d", run_offset=-1
+    )
+    with (
+        DAG(
+            dag_id=f"ingest_{spec.name}",
+            description=spec.description or f"Images and features of {spec.name}.",
+            schedule=nightly or None,
+            catchup=False,
+            max_active_runs=4,  # a backfill's partitions run side by side; the pool bounds the Spark jobs
+            default_args=RETRIES,
+            tags=["sightline", "ingest", spec.name],
+            doc_md=__doc__,
+        ) as dag
+    ):
+        chain(
+            python_stage(spec, stages.preflight),
+            python_stage(spec, stages.list_images),
+            python_stage(spec, stages.validate_manifest),
+            spark_stage(spec, "fetch_images", FETCH),
+            python_stage(spec, stages.validate_images),
+            spark_stage(spec, "featurize", FEATURIZE, conf=TORCH_WORKERS),
+            python_stage(spec, stages.validate_features, outlets=[features_asset(spec.name)]),
+        )
+    return dag
+
+
+for path in dataset_files():
+    try:
+        globals()[f"ingest_{path.stem}"] = build(read_dataset(path))
+    except ConfigError as error:
+        globals()[f"ingest_{path.stem}"] = refusing_dag(f"ingest_{path.stem}", str(error))

@@ -1,0 +1,58 @@
+"""train_<dataset>, one for every file in include/datasets: from features to a published classifier.
+
+Starts when the features asset changes, waits while ingests of the dataset are running, so that a
+backfill trains once, and stops at once when the champion already knows these features.
+"""
+
+from airflow.sdk import DAG, FixedKeyMapper, PartitionedAssetTimetable, chain
+
+from sightline import stages
+from sightline.config import DatasetSpec, dataset_files, read_dataset
+from sightline.errors import ConfigError
+from sightline.orchestration import (
+    RETRIES,
+    VERSION,
+    WHOLE,
+    features_asset,
+    model_asset,
+    python_stage,
+    spark_stage,
+    wait_for_ingests,
+)
+
+REDUCE = "Fits PCA on the train split only and projects every embedding."
+TRAIN = "Fits the classifier on the train split, its penalty chosen by cross-validation."
+
+
+def build(spec: DatasetSpec) -> DAG:
+    """The training DAG of one dataset."""
+    with DAG(
+        dag_id=f"train_{spec.name}",
+        description=f"A classifier of {spec.name}, with its evaluation and report.",
+        schedule=PartitionedAssetTimetable(
+            assets=features_asset(spec.name), default_partition_mapper=FixedKeyMapper(WHOLE)
+        ),
+        catchup=False,
+        max_active_runs=1,
+        default_args=RETRIES,
+        tags=["sightline", "train", spec.name],
+        doc_md=__doc__,
+    ) as dag:
+        chain(
+            wait_for_ingests(spec),
+            python_stage(spec, stages.plan),
+            python_stage(spec, stages.split),
+            spark_stage(spec, "reduce", REDUCE, more_args=[VERSION]),
+            spark_stage(spec, "train", TRAIN, more_args=[VERSION], quick=False),
+            python_stage(spec, stages.evaluate),
+            python_stage(spec, stages.publish, outlets=[model_asset(spec.name)]),
+            python_stage(spec, stages.report),
+        )
+    return dag
+
+
+for path in dataset_files():
+    try:
+        globals()[f"train_{path.stem}"] = build(read_dataset(path))
+    except ConfigError:
+        continue  # ingest_<dataset> stands in the UI and says what is wrong with the file

@@ -1,0 +1,188 @@
+"""The only module that knows Airflow: how a stage becomes a task, with retries, pools and lineage.
+
+A Python stage is a function of `Work`, its docstring the text that the person on call reads in the UI;
+a Spark stage is a program in spark_jobs/. Stages are imported inside tasks, so a DAG file parses fast.
+"""
+
+import logging
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+from airflow.providers.apache.spark.operators.spark_submit import SparkSubmitOperator
+from airflow.providers.standard.operators.python import PythonOperator
+from airflow.sdk import DAG, Asset, Context, get_current_context, task
+from airflow.sdk.exceptions import AirflowException, AirflowFailException
+
+from sightline import ledger
+from sightline.catalog import Catalog, open_catalog
+from sightline.config import DatasetSpec, load_dataset
+from sightline.errors import SightlineError
+from sightline.jobs import REFUSED
+from sightline.ledger import Record, TaskRun
+from sightline.settings import load_settings
+
+log = logging.getLogger(__name__)
+
+WHOLE = "all"  # the partition of a run that has no partition key
+SPARK_POOL = "sightline_spark"  # one slot a machine: two Spark drivers would fight for its cores
+TORCH_WORKERS = {"spark.python.daemon.module": "sightline.worker_daemon"}
+VERSION = "{{ ti.xcom_pull(task_ids='plan') }}"
+
+# For what another try may mend: a lost process, a full queue, a network. A SightlineError is never
+# retried: the same input would meet the same refusal.
+RETRIES: dict[str, Any] = {
+    "owner": "sightline",
+    "retries": 3,
+    "retry_delay": timedelta(seconds=10),
+    "retry_exponential_backoff": 2.0,
+    "max_retry_delay": timedelta(minutes=10),
+}
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a Python stage is given."""
+
+    spec: DatasetSpec
+    catalog: Catalog
+    task: TaskRun
+    record: Record
+    context: Context
+
+    @property
+    def version(self) -> str:
+        """The model version that this run's plan has named."""
+        return str(self.context["ti"].xcom_pull(task_ids="plan"))
+
+
+def features_asset(dataset: str) -> Asset:
+    """The asset whose change starts the training."""
+    return Asset(f"features_{dataset}", f"sightline://{dataset}/features")
+
+
+def model_asset(dataset: str) -> Asset:
+    """The asset that changes when another champion serves."""
+    return Asset(f"model_{dataset}", f"sightline://{dataset}/champion")
+
+
+def current_task(context: Context, dataset_task: str) -> TaskRun:
+    """Which task of which run is at work, from Airflow's context."""
+    ti = context["ti"]
+    return TaskRun(ti.dag_id, ti.run_id, dataset_task, context.get("partition_key") or WHOLE)
+
+
+class TableLineage:
+    """Tells OpenLineage which tables a task read and wrote, from the task's record."""
+
+    dataset: str
+    task_id: str
+
+    def get_openlineage_facets_on_complete(self, task_instance: Any) -> Any:
+        """Called by Airflow's OpenLineage listener when the task has ended well."""
+        from airflow.providers.openlineage.extractors import OperatorLineage
+
+        from sightline import lineage
+
+        task = TaskRun(task_instance.dag_id, task_instance.run_id, self.task_id, WHOLE)
+        record = ledger.read_record(open_catalog(self.dataset), task)
+        inputs, outputs = lineage.datasets(record) if record else ([], [])
+        return OperatorLineage(inputs=inputs, outputs=outputs)
+
+
+class StageOperator(TableLineage, PythonOperator):
+    """Runs a Python stage, records what it did, and says a refusal in one sentence."""
+
+    def __init__(self, *, dataset: str, stage: Callable[[Work], Any], **options: Any) -> None:
+        self.dataset = dataset
+        self.stage = stage
+        super().__init__(
+            task_id=stage.__name__, doc_md=stage.__doc__, python_callable=self.run_stage, **options
+        )
+
+    def run_stage(self) -> Any:
+        """Call the stage."""
+        context = get_current_context()
+        task = current_task(context, self.task_id)
+        catalog = open_catalog(self.dataset)
+        try:
+            with ledger.recording(catalog, task) as record:
+                result = self.stage(
+                    Work(load_dataset(self.dataset), catalog, task, record, context)
+                )
+        except SightlineError as error:
+            raise AirflowFailException(str(error)) from None
+        log.info("%s finished in %.1f s: %s", self.task_id, record.seconds, record.counts)
+        return result
+
+
+class SparkStageOperator(TableLineage, SparkSubmitOperator):
+    """Submits a stage's Spark job; what the job refuses in a sentence fails without another try."""
+
+    def __init__(self, *, dataset: str, stage: str, doc_md: str, **options: Any) -> None:
+        self.dataset = dataset
+        self.quick = options.pop("quick", True)
+        super().__init__(
+            task_id=stage,
+            name=f"{stage}_{dataset}",
+            doc_md=doc_md,
+            application=str(load_settings().home / "spark_jobs" / f"{stage}.py"),
+            application_args=[dataset, *options.pop("more_args", [])],
+            env_vars={
+                "SIGHTLINE_DAG_ID": "{{ dag.dag_id }}",
+                "SIGHTLINE_RUN_ID": "{{ run_id }}",
+                "SIGHTLINE_PARTITION": "{{ partition_key or 'all' }}",
+            },
+            pool=SPARK_POOL,
+            **options,
+        )
+
+    def execute(self, context: Context) -> None:
+        """Submit and wait."""
+        from sightline import spark
+
+        self.conf = {**spark.submit_conf(self.quick), **(self.conf or {})}
+        try:
+            super().execute(context)
+        except AirflowException as error:
+            refused = re.search(rf"{REFUSED}(.+)", str(error))
+            if refused:
+                raise AirflowFailException(refused[1].strip()) from None
+            raise
+
+
+def python_stage(spec: DatasetSpec, stage: Callable[[Work], Any], **options: Any) -> StageOperator:
+    """A Python stage as a task named after its function."""
+    return StageOperator(dataset=spec.name, stage=stage, **options)
+
+
+def spark_stage(spec: DatasetSpec, stage: str, doc: str, **options: Any) -> SparkStageOperator:
+    """A job of spark_jobs/ as a task of the same name."""
+    return SparkStageOperator(dataset=spec.name, stage=stage, doc_md=doc, **options)
+
+
+def wait_for_ingests(spec: DatasetSpec) -> Any:
+    """A task that waits while ingest runs of the dataset are queued or running."""
+
+    @task.sensor(task_id="wait_for_ingests", poke_interval=5, timeout=7 * 86_400, mode="reschedule")
+    def wait(ti: Any = None) -> bool:
+        """Waits while ingests of this dataset are queued or running, so that a backfill trains once."""
+        count = ti.get_dr_count(dag_id=f"ingest_{spec.name}", states=["queued", "running"])
+        log.info("%d ingest runs of %s are queued or running", count, spec.name)
+        return bool(count == 0)
+
+    return wait()
+
+
+def refusing_dag(dag_id: str, sentence: str) -> DAG:
+    """Stands in for a dataset file that cannot be read: the other datasets' DAGs are not harmed, and
+    the UI shows what is wrong with this one."""
+
+    def preflight() -> None:
+        raise AirflowFailException(sentence)
+
+    with DAG(dag_id, description=sentence, schedule=None, tags=["sightline", "broken"]) as dag:
+        PythonOperator(task_id="preflight", python_callable=preflight, doc_md=sentence)
+    return dag

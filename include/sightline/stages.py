@@ -1,0 +1,137 @@
+"""The Python tasks of both DAGs: each calls one stage of the library.
+
+A function's docstring is what Airflow's UI shows under the task: it is written for the person on call.
+"""
+
+import logging
+from typing import TYPE_CHECKING
+
+from airflow.sdk.exceptions import AirflowSkipException
+
+from sightline.ledger import last_record
+from sightline.orchestration import WHOLE, Work, features_asset
+
+if TYPE_CHECKING:
+    from sightline.models import Plan
+
+log = logging.getLogger(__name__)
+
+
+def preflight(work: Work) -> None:
+    """Checks source, weights, disk and memory before anything is spent; refuses with one sentence."""
+    from sightline.preflight import check
+
+    for fact in check(work.spec, work.task.partition):
+        log.info(fact)
+
+
+def list_images(work: Work) -> None:
+    """Writes what the source lists for this partition into the manifest, replacing the partition."""
+    from sightline import ingestion
+
+    ingestion.list_images(work.spec, work.catalog, work.task, work.record)
+
+
+def validate_manifest(work: Work) -> None:
+    """Checks the manifest against include/expectations/manifest.yaml; a miss fails without a retry."""
+    from sightline import validation
+
+    outcome = validation.validate_manifest(work.catalog, work.task.partition, work.spec.limits)
+    work.record.counts = {"rows": outcome.rows, "checks": outcome.checks}
+    work.record.read(work.catalog.manifest)
+
+
+def validate_images(work: Work) -> None:
+    """Checks that every listed image is held or rejected with a reason, within the failure budget."""
+    from sightline import validation
+
+    outcome = validation.validate_images(work.catalog, work.task.partition, work.spec.limits)
+    work.record.counts = {"rows": outcome.rows, "checks": outcome.checks}
+    work.record.read(work.catalog.images, work.catalog.rejects)
+
+
+def validate_features(work: Work) -> None:
+    """Checks that every image has one finite embedding, then tells the training that features changed."""
+    from sightline import validation
+
+    featurized = last_record(work.catalog, work.task.dag_id, "featurize", work.task.run_id)
+    outcome = validation.validate_features(
+        work.catalog,
+        work.task.partition,
+        featurized["counts"]["backbone_id"],
+        featurized["counts"]["dim"],
+        work.spec.limits,
+    )
+    work.record.counts = {"rows": outcome.rows, "checks": outcome.checks}
+    work.record.read(work.catalog.features)
+    if work.context.get("partition_key") is None:
+        # Without a key the event would not reach the training, which listens for partitions.
+        work.context["outlet_events"][features_asset(work.spec.name)].add_partitions(WHOLE)
+
+
+def plan(work: Work) -> str:
+    """Fixes the table versions to train on; skips the rest when the champion already knows them."""
+    from sightline import models
+
+    new = models.make_plan(work.spec, work.catalog, _backbone_id(work))
+    champion = models.read_champion(work.catalog)
+    if champion and champion["fingerprint"] == new.fingerprint:
+        accuracy = champion["metrics"]["accuracy"]
+        raise AirflowSkipException(
+            f"Nothing new: champion {champion['version']} (accuracy {accuracy:.4f}) was trained on "
+            "these features with these settings."
+        )
+    models.write_plan(work.catalog, new)
+    return new.version
+
+
+def split(work: Work) -> None:
+    """Gives new images their split for good, by near-duplicate group; no image ever moves."""
+    from sightline import splitting
+
+    splitting.split_images(work.spec, work.catalog, work.task, work.record)
+
+
+def evaluate(work: Work) -> None:
+    """Predicts the test split and keeps predictions and metrics under the model's version."""
+    from sightline import evaluation
+
+    evaluation.evaluate(work.spec, work.catalog, work.task, work.record, _plan(work))
+
+
+def publish(work: Work) -> None:
+    """Lets the evaluated model serve, in one atomic step."""
+    from sightline import publishing
+
+    publishing.publish(work.catalog, work.record, _plan(work))
+
+
+def report(work: Work) -> None:
+    """Writes the run's report: one page that works without a network."""
+    from sightline import reporting
+
+    ingest = f"ingest_{work.spec.name}"
+    url = reporting.write_report(
+        work.catalog, work.version, ingest, work.task.dag_id, work.task.run_id
+    )
+    log.info("report: %s", url)
+    work.record.counts = {"url": url}
+
+
+def _plan(work: Work) -> "Plan":
+    from sightline import models
+
+    return models.read_plan(work.catalog, work.version)
+
+
+def _backbone_id(work: Work) -> str:
+    """The backbone of the newest features; TrainingError when the dataset file asks for another."""
+    from sightline.errors import TrainingError
+
+    featurized = last_record(work.catalog, f"ingest_{work.spec.name}", "featurize")
+    if featurized["counts"]["backbone"] != work.spec.backbone.model_dump(mode="json"):
+        raise TrainingError(
+            f"Dataset {work.spec.name}: the dataset file's backbone has changed since the last ingest; "
+            f"run ingest_{work.spec.name} first."
+        )
+    return str(featurized["counts"]["backbone_id"])

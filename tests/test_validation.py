@@ -1,0 +1,480 @@
+"""Validation: bad rows are counted and named, good ones pass, and Data Docs show both without a network."""
+
+import json
+import re
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import pyarrow as pa
+import pytest
+
+from sightline import tables, validation
+from sightline.catalog import Catalog
+from sightline.config import LimitsSpec
+from sightline.errors import CheckFailed, ConfigError
+from sightline.settings import load_settings
+from sightline.tables import Table, Writer
+from sightline.validation import data_docs, frames
+from sightline.validation.checking import Finding, import_great_expectations
+from sightline.validation.suites import Check, load_suite
+
+LIMITS = LimitsSpec(rejected_share=0.1)
+NIGHT = "2026-11-05"
+BACKBONE = "resnet18/random:0 64px"
+DIMENSION = 3
+
+Row = dict[str, Any]
+
+
+@pytest.fixture
+def catalog(tmp_path: Path) -> Catalog:
+    """A dataset without tables."""
+    return Catalog("pets", str(tmp_path / "pets"))
+
+
+@pytest.fixture
+def own_suites(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of the suites, in use instead of the repository's."""
+    folder = tmp_path / "home" / "include" / "expectations"
+    shutil.copytree(load_settings().home / "include" / "expectations", folder)
+    monkeypatch.setenv("SIGHTLINE_HOME", str(tmp_path / "home"))
+    return folder
+
+
+def listed(name: str, **changes: Any) -> Row:
+    """A row of the manifest."""
+    return {"uri": f"/photos/{name}", "label": "cat", "partition": NIGHT, **changes}
+
+
+def held(name: str, **changes: Any) -> Row:
+    """A row of images."""
+    digits = name.encode().hex().rjust(64, "0")
+    good = {"image_id": digits, "uri": f"/photos/{name}", "label": "cat", "content": b"bytes",
+            "size_bytes": 5, "format": "JPEG", "height": 8, "width": 8, "n_channels": 3,
+            "mode": "RGB", "exif_orientation": 1, "rotation": 0, "phash": digits[-16:],
+            "partition": NIGHT}  # fmt: skip
+    return {**good, **changes}
+
+
+def rejected(name: str, reason: str = "corrupt", **changes: Any) -> Row:
+    """A row of rejects."""
+    row = {"uri": f"/photos/{name}", "stage": "fetch_images", "reason": reason, "attempts": 1}
+    return {**row, "partition": NIGHT, **changes}
+
+
+def embedded(name: str, embedding: list[float], backbone: str = BACKBONE) -> Row:
+    """A row of features."""
+    return {"image_id": held(name)["image_id"], "backbone_id": backbone, "embedding": embedding}
+
+
+def fill(table: Table, rows: list[Row]) -> None:
+    """Give a table these rows, in as many partitions as they name."""
+    assert table.partition_by is not None
+    for partition in {row[table.partition_by] for row in rows}:
+        mine = [row for row in rows if row[table.partition_by] == partition]
+        columns = {name: [row.get(name) for row in mine] for name in table.schema.names}
+        batch = pa.RecordBatch.from_pydict(columns, schema=table.schema)
+        claim = tables.claim(table, Writer(f"test:{partition}"))
+        tables.replace_partition(table, tables.write_batches(table, [batch]), partition, claim)
+
+
+def refusal(validate: Callable[..., Any], *arguments: Any) -> str:
+    """What a validation says when it fails."""
+    with pytest.raises(CheckFailed) as caught:
+        validate(*arguments)
+    return str(caught.value)
+
+
+def test_a_good_manifest_passes_and_leaves_a_page(catalog: Catalog) -> None:
+    full = listed("a", split_hint="train", rotation=270, size_bytes=0)
+    fill(catalog.manifest, [full, listed("b")])
+    outcome = validation.validate_manifest(catalog, NIGHT, LIMITS)
+    assert (outcome.rows, outcome.checks) == (2, 8)
+    assert Path(outcome.page).is_file()
+    assert Path(outcome.page).is_relative_to(catalog.checks)
+
+
+def test_each_broken_row_of_a_manifest_is_counted_and_named(catalog: Catalog) -> None:
+    rows = [
+        listed("good"),
+        listed("twice"),
+        listed("twice"),
+        listed("bell\a"),
+        listed("no-label", label=None),
+        listed("blank", label=" \t"),
+        listed("holdout", split_hint="holdout"),
+        *(listed(f"tilted-{degrees}", rotation=degrees) for degrees in (1, 2, 3, 4)),
+        listed("minus", size_bytes=-1),
+    ]
+    fill(catalog.manifest, rows)
+    said = refusal(validation.validate_manifest, catalog, NIGHT, LIMITS)
+    assert said.startswith(f"Dataset pets, partition {NIGHT}: table manifest fails 7 checks. ")
+    for sentence in (
+        "Column uri: 2 of 12 rows break 'a uri is listed once', "
+        "for example /photos/twice, /photos/twice.",
+        r"Column uri: 1 of 12 rows break 'a uri has no control characters', "
+        r"for example '/photos/bell\x07'.",
+        "Column label: 1 of 12 rows break 'every image has a label', for example /photos/no-label.",
+        "Column label: 1 of 12 rows break 'a label is not blank', for example /photos/blank.",
+        "Column split_hint: 1 of 12 rows break 'a split that the source declares is train, val "
+        "or test', for example /photos/holdout.",
+        "Column rotation: 4 of 12 rows break 'a rotation that the source declares is 0, 90, 180 "
+        "or 270 degrees', for example /photos/tilted-1, /photos/tilted-2, /photos/tilted-3.",
+        "Column size_bytes: 1 of 12 rows break 'a size that the source declares is 0 bytes or "
+        "more', for example /photos/minus.",
+    ):
+        assert sentence in said
+    page = said.rpartition("Data Docs: ")[2]
+    assert "tilted-4" in Path(page).read_text(encoding="utf-8")
+
+
+def test_a_night_without_images_passes_and_says_so(
+    catalog: Catalog, caplog: pytest.LogCaptureFixture
+) -> None:
+    fill(catalog.manifest, [listed("bad", label=None, partition="2026-11-04")])
+    with caplog.at_level("INFO", logger="sightline"):
+        assert validation.validate_manifest(catalog, NIGHT, LIMITS).rows == 0
+    assert "on 0 rows, there being none" in caplog.text
+    assert validation.validate_images(catalog, NIGHT, LIMITS).rows == 0
+    assert validation.validate_features(catalog, NIGHT, BACKBONE, DIMENSION, LIMITS).rows == 0
+
+
+def test_an_image_in_neither_table_or_in_both_is_named(catalog: Catalog) -> None:
+    fill(catalog.manifest, [listed(name) for name in ("a", "lost", "both")])
+    fill(catalog.images, [held("a"), held("both")])
+    fill(catalog.rejects, [rejected("both")])
+    said = refusal(validation.validate_images, catalog, NIGHT, LimitsSpec(rejected_share=1))
+    assert (
+        "Column outcome: 1 of 3 rows break 'every image of the manifest is held or rejected', "
+        "for example /photos/lost." in said
+    )
+    assert (
+        "Column outcome: 1 of 3 rows break 'no image is both held and rejected', "
+        "for example /photos/both." in said
+    )
+    assert "fails 2 checks" in said
+
+
+def test_an_image_that_another_night_rejected_and_this_one_took_is_in_order(
+    catalog: Catalog,
+) -> None:
+    fill(catalog.manifest, [listed("late"), listed("final")])
+    fill(catalog.images, [held("late")])
+    earlier = [
+        rejected("late", "unreadable", partition="2026-11-04"),
+        rejected("final", partition="2026-11-04"),
+    ]
+    fill(catalog.rejects, earlier)
+    assert validation.validate_images(catalog, NIGHT, LimitsSpec(rejected_share=0.5)).rows == 2
+
+
+@pytest.mark.parametrize(("corrupt", "passes"), [(1, True), (2, False)])
+def test_the_failure_budget_counts_rejects_but_no_duplicates(
+    catalog: Catalog, corrupt: int, passes: bool
+) -> None:
+    names = [f"{number:02d}" for number in range(10)]
+    fill(catalog.manifest, [listed(name) for name in names])
+    bad, double, good = names[:corrupt], names[corrupt:5], names[5:]
+    fill(catalog.rejects, [rejected(name) for name in bad]
+         + [rejected(name, "duplicate") for name in double])  # fmt: skip
+    fill(catalog.images, [held(name) for name in good])
+    if passes:
+        assert validation.validate_images(catalog, NIGHT, LIMITS).rows == 10
+    else:
+        assert (
+            "Column outcome: 2 of 10 rows (20.0%, where 10.0% may) break 'an image is taken, or "
+            "was held already', for example /photos/00, /photos/01."
+        ) in refusal(validation.validate_images, catalog, NIGHT, LIMITS)
+
+
+def test_each_broken_column_of_images_is_named(catalog: Catalog) -> None:
+    broken: dict[str, Any] = {"image_id": "abc", "size_bytes": 0, "format": "TIFF", "height": 0,
+                              "width": -1, "n_channels": 0, "exif_orientation": 9,
+                              "phash": "0123456789abcdeg"}  # fmt: skip
+    rows = [held(name, **{name: value}) for name, value in broken.items()]
+    rows += [held("one", image_id="f" * 64), held("same", image_id="f" * 64)]
+    fill(catalog.images, rows)
+    fill(catalog.manifest, [listed(row["uri"].rpartition("/")[2]) for row in rows])
+    said = refusal(validation.validate_images, catalog, NIGHT, LIMITS)
+    for column in broken:
+        assert re.search(rf"Column {column}: 1 of 10 rows .* for example /photos/{column}\.", said)
+    assert "Column image_id: 2 of 10 rows break 'an image is held once'" in said
+
+
+def test_sound_embeddings_pass(catalog: Catalog) -> None:
+    fill(catalog.images, [held("a"), held("b"), held("later", partition="2026-11-06")])
+    sound = [embedded("a", [1, 2, 3]), embedded("b", [-1, 0, 1])]
+    fill(catalog.features, [*sound, embedded("a", [float("nan")], "another backbone")])
+    outcome = validation.validate_features(catalog, NIGHT, BACKBONE, DIMENSION, LIMITS)
+    assert (outcome.rows, outcome.checks) == (2, 5)
+
+
+def test_each_broken_embedding_is_named(catalog: Catalog) -> None:
+    names = ["none", "two", "good", "narrow", "empty", "nan", "infinite", "zero", "constant"]
+    fill(catalog.images, [held(name) for name in names])
+    nan, infinity = float("nan"), float("inf")
+    features = {"two": [1, 2, 3], "good": [1, 2, 3], "narrow": [1, 2], "empty": [],
+                "nan": [1, nan, 3], "infinite": [-infinity, 2, 3], "zero": [0, 0, 0],
+                "constant": [0.5, 0.5, 0.5]}  # fmt: skip
+    rows = [embedded(name, embedding) for name, embedding in features.items()]
+    fill(catalog.features, [*rows, embedded("two", [4, 5, 6])])
+    said = refusal(validation.validate_features, catalog, NIGHT, BACKBONE, DIMENSION, LIMITS)
+
+    def ids(*of: str) -> str:
+        return ", ".join(str(held(name)["image_id"]) for name in of)
+
+    for sentence in (
+        "Column embeddings: 2 of 9 rows break 'an image has one embedding of the backbone', "
+        "for example /photos/none, /photos/two.",
+        "Column dimension: 2 of 9 rows break 'an embedding is as wide as the backbone's "
+        f"features', for example {ids('narrow', 'empty')}.",
+        "Column is_finite: 2 of 9 rows break 'an embedding has neither NaN nor infinity', "
+        f"for example {ids('nan', 'infinite')}.",
+        "Column norm: 2 of 9 rows break 'an embedding is not all zero', "
+        f"for example {ids('empty', 'zero')}.",
+        "Column spread: 3 of 9 rows break 'the values of an embedding are not all the same', "
+        f"for example {ids('empty', 'zero', 'constant')}.",
+    ):
+        assert sentence in said
+
+
+def test_embeddings_measured_row_by_row_and_all_at_once_agree() -> None:
+    values = [[1.0, -2.0, 2.0], [0.25, 0.5, 0.75], [3e38, 3e38, -3e38]]
+    schema = pa.schema([("image_id", pa.string()), ("embedding", pa.list_(pa.float32()))])
+
+    def measured(embeddings: list[list[float]]) -> list[Row]:
+        ids = [str(number) for number in range(len(embeddings))]
+        batch = pa.RecordBatch.from_pydict({"image_id": ids, "embedding": embeddings}, schema)
+        rows: list[Row] = frames.measure_embeddings(batch).to_pylist()
+        return rows
+
+    at_once = measured(values)
+    assert measured([*values, []])[:3] == at_once  # the row of another width takes the slow path
+    assert [row["norm"] for row in at_once[:2]] == pytest.approx([3, 0.875**0.5])
+    assert [row["spread"] for row in at_once[:2]] == [4, 0.5]
+    assert all(row["is_finite"] for row in at_once)
+
+
+def test_counts_and_shares_are_summed_over_slices(
+    catalog: Catalog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = [f"{number:02d}" for number in range(25)]
+    fill(catalog.manifest, [listed(name, rotation=45 * (name >= "21")) for name in names])
+    fill(catalog.images, [held(name) for name in names[5:]])
+    fill(catalog.rejects, [rejected(name) for name in names[:5]])
+    monkeypatch.setattr(frames, "SLICE_ROWS", 5)
+    said = refusal(validation.validate_manifest, catalog, NIGHT, LIMITS)
+    assert "Column rotation: 4 of 25 rows" in said
+    # A slice of nothing but rejects is within a budget of a fifth of all rows.
+    assert validation.validate_images(catalog, NIGHT, LimitsSpec(rejected_share=0.2)).rows == 25
+    said = refusal(validation.validate_images, catalog, NIGHT, LimitsSpec(rejected_share=0.19))
+    assert "5 of 25 rows (20.0%, where 19.0% may)" in said
+
+
+def test_a_slice_is_never_larger_than_its_limit(
+    catalog: Catalog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(catalog.manifest, [listed(str(number)) for number in range(25)])
+    monkeypatch.setattr(frames, "SLICE_ROWS", 10)
+    [frame] = frames.manifest_frames(catalog, NIGHT)
+    slices = list(frame.slices(["label"]))
+    assert [len(rows) for rows in slices] == [10, 10, 5]
+    assert list(slices[0].columns) == ["label", "uri"]
+
+
+def test_a_partition_with_a_quotation_mark_is_read(catalog: Catalog) -> None:
+    fill(catalog.manifest, [listed("a", partition="o'clock"), listed("b", label=None)])
+    assert validation.validate_manifest(catalog, "o'clock", LIMITS).rows == 1
+
+
+def test_a_third_party_adds_an_expectation_in_the_suite(catalog: Catalog, own_suites: Path) -> None:
+    add(own_suites / "manifest.yaml", "expect_column_value_lengths_to_be_between",
+        "{column: licence, min_value: 2, mostly: 0.5}", "most photos name a licence")  # fmt: skip
+    licences = ["", "", "", "CC BY 4.0", None]
+    fill(catalog.manifest, [listed(str(n), licence=name) for n, name in enumerate(licences)])
+    said = refusal(validation.validate_manifest, catalog, NIGHT, LIMITS)
+    assert (
+        "Column licence: 3 of 4 rows (75.0%, where 50.0% may) break 'most photos name a licence', "
+        "for example /photos/0, /photos/1, /photos/2." in said
+    )
+
+
+def test_an_expectation_may_compare_two_columns(catalog: Catalog, own_suites: Path) -> None:
+    add(own_suites / "images.yaml", "expect_column_pair_values_a_to_be_greater_than_b",
+        "{column_A: width, column_B: height, or_equal: true}", "no portraits")  # fmt: skip
+    fill(catalog.manifest, [listed("a"), listed("b")])
+    fill(catalog.images, [held("a"), held("b", height=9)])
+    said = refusal(validation.validate_images, catalog, NIGHT, LIMITS)
+    assert (
+        "Columns width and height: 1 of 2 rows break 'no portraits', for example /photos/b" in said
+    )
+
+
+@pytest.mark.parametrize(
+    ("expectation", "arguments", "complaint"),
+    [
+        ("expect_column_values_to_be_uniq", "{column: uri}",
+         "no expectation 'expect_column_values_to_be_uniq'; "
+         "did you mean expect_column_values_to_be_unique?"),
+        ("expect_column_mean_to_be_between", "{column: rotation, min_value: 0}",
+         "expect_column_mean_to_be_between looks at a whole table at once"),
+        ("expect_column_values_to_be_in_set", "{colum: label, column: label, value_set: [a]}",
+         "expect_column_values_to_be_in_set: argument 'colum': extra fields not permitted"),
+        ("expect_column_values_to_be_unique", "{column: colour}",
+         "expect_column_values_to_be_unique looks at colour, but may look at: uri, label,"),
+        ("expect_column_values_to_be_between", "{column: rotation, min_value: {$PARAMETER: least}}",
+         "known parameters: accepted_share"),
+        ("expect_column_values_to_be_between", "{column: label, min_value: 1}",
+         "expect_column_values_to_be_between cannot be judged on label: "),
+    ],
+)  # fmt: skip
+def test_a_suite_that_cannot_be_used_is_refused_with_its_file(
+    catalog: Catalog, own_suites: Path, expectation: str, arguments: str, complaint: str
+) -> None:
+    path = own_suites / "manifest.yaml"
+    add(path, expectation, arguments, "anything")
+    fill(catalog.manifest, [listed("a", rotation=90)])
+    with pytest.raises(ConfigError) as caught:
+        validation.validate_manifest(catalog, NIGHT, LIMITS)
+    assert str(caught.value).startswith(f"{path}: ")
+    assert complaint in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("expectations: [", "cannot be read: while parsing"),
+        ("expectations: [{expectation: x, kwargs: {}}]", "expectations.0.because: field required"),
+        ("expectations: [{expectation: x, kwargs: {}, because: y, severity: z}]",
+         "expectations.0.severity: extra inputs are not permitted"),
+        ("", "the file: input should be"),
+    ],
+)  # fmt: skip
+def test_a_suite_file_that_cannot_be_read_is_named(
+    own_suites: Path, text: str, complaint: str
+) -> None:
+    (own_suites / "manifest.yaml").write_text(text, encoding="utf-8")
+    with pytest.raises(ConfigError, match=complaint):
+        load_suite("manifest")
+
+
+def test_results_are_kept_and_the_index_lists_them(catalog: Catalog) -> None:
+    fill(catalog.manifest, [listed("a", label=None)])
+    refusal(validation.validate_manifest, catalog, NIGHT, LIMITS)
+    fill(catalog.manifest, [listed("a")])
+    page = validation.validate_manifest(catalog, NIGHT, LIMITS).page
+    results = sorted((Path(catalog.checks) / "results" / "manifest").glob("*.json"))
+    assert [json.loads(path.read_bytes())["success"] for path in results] == [False, True]
+    assert linked_from_index(catalog) == {
+        f"validations/manifest/{path.stem}.html" for path in results
+    }
+    assert Path(page).stem == results[1].stem
+    assert (Path(page).parent / links(page)["Home"]).resolve() == index_of(catalog).resolve()
+
+
+def test_pages_need_no_network_and_hold_no_markup_of_strangers(catalog: Catalog) -> None:
+    fill(catalog.manifest, [listed("<script>alert(1)</script>", label=None)])
+    page = refusal(validation.validate_manifest, catalog, NIGHT, LIMITS).rpartition(" ")[2]
+    for path in (Path(page), index_of(catalog)):
+        text = path.read_text(encoding="utf-8")
+        assert "<script>alert" not in text
+        assert re.findall(r"""(?:src=|<link\b|url\(|@import)[^>]*//[^>]*""", text) == []
+        assert ".table" in text  # its own style
+
+
+def test_validation_opens_no_connection(catalog: Catalog, connections: list[str]) -> None:
+    fill(catalog.manifest, [listed("a")])
+    validation.validate_manifest(catalog, NIGHT, LIMITS)
+    assert connections == []
+
+
+def test_validations_that_end_together_are_all_in_the_index(catalog: Catalog) -> None:
+    import_great_expectations()
+    check = Check(expectation="expect_column_values_to_be_unique", kwargs={"column": "uri"},
+                  because="a uri is listed once")  # fmt: skip
+
+    def publish(number: int) -> str:
+        finding = Finding(check, "uri", rows=1, judged=1, arguments={"column": "uri"})
+        return data_docs.publish(catalog, "manifest", f"night/{number}", [finding])
+
+    with ThreadPoolExecutor(8) as pool:
+        pages = list(pool.map(publish, range(16)))
+    assert linked_from_index(catalog) == {
+        f"validations/manifest/{Path(page).name}" for page in pages
+    }
+    assert {path.suffix for path in Path(catalog.checks).rglob("*.*")} == {".html", ".json"}
+
+
+def test_data_docs_are_kept_on_storage_that_is_not_local() -> None:
+    import_great_expectations()
+    catalog = Catalog("pets", "memory://test_validation/pets")
+    page = data_docs.publish(catalog, "features", NIGHT, [])
+    assert page.startswith("memory://test_validation/pets/checks/validations/features/")
+    memory = fsspec.filesystem("memory")
+    assert memory.exists(page)
+    assert Path(page).name in memory.cat("memory://test_validation/pets/checks/index.html").decode()
+
+
+def add(suite: Path, expectation: str, arguments: str, because: str) -> None:
+    """Add an entry to a suite, as a person would."""
+    with suite.open("a", encoding="utf-8") as file:
+        file.write(
+            f"\n  - expectation: {expectation}\n    kwargs: {arguments}\n    because: {because}\n"
+        )
+
+
+@pytest.fixture(scope="module")
+def audited() -> list[str]:
+    """Connections that the process has tried to open; an audit hook stays until it ends."""
+    seen: list[str] = []
+
+    def note(event: str, arguments: tuple[Any, ...]) -> None:
+        if event in ("socket.connect", "socket.getaddrinfo"):
+            seen.append(f"{event} {arguments}")
+
+    sys.addaudithook(note)
+    return seen
+
+
+@pytest.fixture
+def connections(audited: list[str]) -> Iterator[list[str]]:
+    """Connections that this test tries to open."""
+    audited.clear()
+    yield audited
+
+
+class _Links(HTMLParser):
+    def __init__(self) -> None:
+        super().__init__()
+        self.by_text: dict[str, str] = {}
+        self._open = ""
+
+    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        self._open = dict(attributes).get("href") or "" if tag == "a" else ""
+
+    def handle_data(self, data: str) -> None:
+        if self._open and data.strip():
+            self.by_text[data.strip()] = self._open
+
+
+def links(page: str | Path) -> dict[str, str]:
+    """Where the links of a page lead, by their text."""
+    parser = _Links()
+    parser.feed(Path(page).read_text(encoding="utf-8"))
+    return parser.by_text
+
+
+def index_of(catalog: Catalog) -> Path:
+    """The first page of the Data Docs."""
+    return Path(catalog.checks) / "index.html"
+
+
+def linked_from_index(catalog: Catalog) -> set[str]:
+    """The pages that the index leads to."""
+    return set(re.findall(r'<a href="([^"]*)"', index_of(catalog).read_text(encoding="utf-8")))
