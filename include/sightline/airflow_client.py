@@ -27,6 +27,11 @@ class Run:
     run_id: str
     state: str  # queued, running, success, failed
 
+    @property
+    def is_well(self) -> bool:
+        """Whether it has ended well."""
+        return self.state == "success"
+
 
 @dataclass(frozen=True)
 class Task:
@@ -80,9 +85,9 @@ class AirflowClient:
         return None if response.status_code == 404 else _json(response)
 
     def import_errors(self) -> list[str]:
-        """The errors of the DAG files, one text a file."""
+        """The errors of the DAG files, one line a file."""
         errors = _json(self._request("GET", "/importErrors"))["import_errors"]
-        return [f"{error['filename']}: {error['stack_trace'].strip()}" for error in errors]
+        return [f"{error['filename']}: {_last_line(error['stack_trace'])}" for error in errors]
 
     def set_paused(self, dag_id: str, is_paused: bool) -> None:
         """Pause a DAG, or let it run."""
@@ -228,3 +233,7 @@ def _moment(text: str | None) -> datetime | None:
 
 def _quoted(run_id: str) -> str:
     return quote(run_id, safe="")
+
+
+def _last_line(text: str) -> str:
+    return text.strip().split("\n")[-1]

@@ -13,6 +13,8 @@ SightlineError
 None of them is mended by trying again at once, so a task that raises one fails without a retry.
 """
 
+REFUSED = "sightline refused: "  # begins the line in a Spark job's log that tells Airflow so
+
 
 class SightlineError(Exception):
     """Base of every error that Sightline raises on purpose."""

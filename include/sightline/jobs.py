@@ -8,9 +8,7 @@ from typing import Any
 from sightline import ledger, models, spark
 from sightline.catalog import open_catalog
 from sightline.config import load_dataset
-from sightline.errors import SightlineError, StorageError
-
-REFUSED = "sightline refused: "  # begins the line that tells Airflow not to try again
+from sightline.errors import REFUSED, SightlineError, StorageError
 
 
 def run(task: str, stage: Callable[..., None]) -> None:

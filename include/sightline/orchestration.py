@@ -9,20 +9,20 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from airflow.providers.apache.spark.operators.spark_submit import SparkSubmitOperator
 from airflow.providers.standard.operators.python import PythonOperator
 from airflow.sdk import DAG, Asset, Context, get_current_context, task
 from airflow.sdk.exceptions import AirflowException, AirflowFailException
 
-from sightline import ledger
-from sightline.catalog import Catalog, open_catalog
 from sightline.config import DatasetSpec, load_dataset
-from sightline.errors import SightlineError
-from sightline.jobs import REFUSED
-from sightline.ledger import Record, TaskRun
+from sightline.errors import REFUSED, SightlineError
 from sightline.settings import load_settings
+
+if TYPE_CHECKING:
+    from sightline.catalog import Catalog
+    from sightline.ledger import Record, TaskRun
 
 log = logging.getLogger(__name__)
 
@@ -47,9 +47,9 @@ class Work:
     """What a Python stage is given."""
 
     spec: DatasetSpec
-    catalog: Catalog
-    task: TaskRun
-    record: Record
+    catalog: "Catalog"
+    task: "TaskRun"
+    record: "Record"
     context: Context
 
     @property
@@ -68,10 +68,12 @@ def model_asset(dataset: str) -> Asset:
     return Asset(f"model_{dataset}", f"sightline://{dataset}/champion")
 
 
-def current_task(context: Context, dataset_task: str) -> TaskRun:
+def current_task(context: Context, name: str) -> "TaskRun":
     """Which task of which run is at work, from Airflow's context."""
+    from sightline.ledger import TaskRun
+
     ti = context["ti"]
-    return TaskRun(ti.dag_id, ti.run_id, dataset_task, context.get("partition_key") or WHOLE)
+    return TaskRun(ti.dag_id, ti.run_id, name, context.get("partition_key") or WHOLE)
 
 
 class TableLineage:
@@ -84,9 +86,10 @@ class TableLineage:
         """Called by Airflow's OpenLineage listener when the task has ended well."""
         from airflow.providers.openlineage.extractors import OperatorLineage
 
-        from sightline import lineage
+        from sightline import ledger, lineage
+        from sightline.catalog import open_catalog
 
-        task = TaskRun(task_instance.dag_id, task_instance.run_id, self.task_id, WHOLE)
+        task = ledger.TaskRun(task_instance.dag_id, task_instance.run_id, self.task_id, WHOLE)
         record = ledger.read_record(open_catalog(self.dataset), task)
         inputs, outputs = lineage.datasets(record) if record else ([], [])
         return OperatorLineage(inputs=inputs, outputs=outputs)
@@ -104,6 +107,9 @@ class StageOperator(TableLineage, PythonOperator):
 
     def run_stage(self) -> Any:
         """Call the stage."""
+        from sightline import ledger
+        from sightline.catalog import open_catalog
+
         context = get_current_context()
         task = current_task(context, self.task_id)
         catalog = open_catalog(self.dataset)

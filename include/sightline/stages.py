@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 from airflow.sdk.exceptions import AirflowSkipException
 
-from sightline.ledger import last_record
 from sightline.orchestration import WHOLE, Work, features_asset
 
 if TYPE_CHECKING:
@@ -53,6 +52,7 @@ def validate_images(work: Work) -> None:
 def validate_features(work: Work) -> None:
     """Checks that every image has one finite embedding, then tells the training that features changed."""
     from sightline import validation
+    from sightline.ledger import last_record
 
     featurized = last_record(work.catalog, work.task.dag_id, "featurize", work.task.run_id)
     outcome = validation.validate_features(
@@ -127,6 +127,7 @@ def _plan(work: Work) -> "Plan":
 def _backbone_id(work: Work) -> str:
     """The backbone of the newest features; TrainingError when the dataset file asks for another."""
     from sightline.errors import TrainingError
+    from sightline.ledger import last_record
 
     featurized = last_record(work.catalog, f"ingest_{work.spec.name}", "featurize")
     if featurized["counts"]["backbone"] != work.spec.backbone.model_dump(mode="json"):

@@ -20,7 +20,7 @@ AIRFLOW_LOGGERS = ("airflow.dag_processing", "airflow.providers.openlineage", "o
 NOISE = re.compile(
     r"^(::(end)?group::|at [\w.$/]+\(|\.\.\. \d+ more|SQLSTATE: |[\^~ ]+$|Spark-Submit cmd: |"
     r"WARNING: Using incubator modules|Closing down clientserver|Worker startup parse complete|"
-    r"\d\d/\d\d/\d\d \d\d:\d\d:\d\d (INFO|WARN) |Setting default log level|To adjust logging level|"
+    r"\d\d/\d\d/\d\d \d\d:\d\d:\d\d (INFO|WARN) |Setting default log level|Setting Spark log level|To adjust logging level|"
     r"Using Spark's default log4j|JVM stacktrace:|Driver stacktrace:|$)"
 )
 EXCEPTION = re.compile(r"^(?:\w+\.)*([A-Z]\w*(?:Error|Exception|Failed|Interrupt|Exit))(?:: (.*))?$")
@@ -36,6 +36,7 @@ class TaskLog:
     try_number: int
     lines: deque[LogLine] = field(default_factory=lambda: deque(maxlen=KEPT_LINES))
     report: Report | None = None
+    is_whole: bool = False
     _token: str | None = None
 
     def read_on(self, client: AirflowClient) -> None:
@@ -51,6 +52,7 @@ class TaskLog:
         self.lines.clear()
         self._token = None
         self.read_on(client)
+        self.is_whole = True
 
 
 def find_reason(lines: Iterable[LogLine]) -> str:

@@ -56,7 +56,7 @@ def write_report(
         page = _render(report).encode()
     url = storage.join(catalog.reports, f"{version}.html")
     storage.write_bytes(url, page)
-    storage.write_bytes(storage.join(catalog.reports, "last.html"), page)
+    storage.write_bytes(storage.join(catalog.reports, "latest.html"), page)
     log.info("Report of model %s: %s (%s)", version, url, formats.size(len(page)))
     return url
 

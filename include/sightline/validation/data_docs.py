@@ -65,7 +65,7 @@ def _to_result(
             "success_percent": 100 * passed / len(findings) if findings else None,
         },
         meta={
-            "run_id": RunIdentifier(run_name=f"partition {partition}", run_time=now),
+            "run_id": RunIdentifier(f"partition {html.escape(partition)}", run_time=now),
             "batch_kwargs": {
                 "data_asset_name": f"{catalog.dataset}.{table}",
                 "partition": partition,
@@ -84,7 +84,7 @@ def _to_expectation_result(finding: Finding) -> "ExpectationValidationResult":
     return ExpectationValidationResult(
         success=finding.passed,
         expectation_config=ExpectationConfiguration(
-            type=finding.check.expectation, kwargs=finding.arguments, description=words
+            type=finding.check.expectation, kwargs=finding.arguments, description=html.escape(words)
         ),
         result={
             "element_count": finding.rows,
@@ -103,11 +103,13 @@ def _to_expectation_result(finding: Finding) -> "ExpectationValidationResult":
 
 
 def _example(finding: Finding, example: dict[str, Any]) -> str:
-    """The value that breaks a check, and the row where it stands."""
+    """The value that breaks a check and the row where it stands, as HTML: file names are strangers'
+    words, and Great Expectations writes cells as they are.
+    """
     columns = [name for name in finding.check.columns if name != finding.row_name]
     values = ", ".join(str(example.get(name)) for name in columns)
     row = str(example.get(finding.row_name))
-    return f"{values} in {row}" if values else row
+    return html.escape(f"{values} in {row}" if values else row)
 
 
 def _percent(part: int, whole: int) -> float | None:

@@ -1,0 +1,185 @@
+"""What a person sees of a run: a live table on a terminal, plain lines elsewhere, a summary at the end."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.markup import escape
+from rich.progress_bar import ProgressBar
+from rich.table import Table as Grid
+from rich.text import Text
+
+from sightline.dataset_run import Display, Outcome, Row
+from sightline.progress import Report
+from sightline.status import Status
+
+SAY_EVERY_SECONDS = 10.0  # of a task's progress in plain lines
+WORDS = {  # of Airflow's states, for a person
+    None: "",
+    "up_for_retry": "will retry",
+    "up_for_reschedule": "waiting",
+    "upstream_failed": "not run",
+    "success": "done",
+}
+STYLES = {
+    "running": "bold cyan",
+    "success": "green",
+    "failed": "bold red",
+    "up_for_retry": "yellow",
+    "skipped": "dim",
+    "upstream_failed": "dim",
+}
+
+
+class LiveTable:
+    """All tasks in a table that is drawn anew while they run."""
+
+    def __init__(self, live: Live) -> None:
+        self._live = live
+        self._told: list[str] = []
+
+    def show(self, rows: list[Row]) -> None:
+        """Draw the tasks."""
+        self._live.update(draw_table(rows, self._told), refresh=True)
+
+    def tell(self, text: str) -> None:
+        """Keep a sentence under the table."""
+        self._told.append(text)
+
+
+class PlainLines:
+    """A line for each change, for logs and pipes."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._shown: dict[tuple[str, str], tuple[str | None, int]] = {}
+        self._said: dict[tuple[str, str], float] = {}
+
+    def show(self, rows: list[Row]) -> None:
+        """Print the tasks that have changed, and now and then the progress of those that run."""
+        for row in rows:
+            key = (row.dag_id, row.task_id)
+            if self._shown.get(key, (None, 0)) != (row.state, row.try_number):
+                self._shown[key] = (row.state, row.try_number)
+                self._said[key] = time.monotonic()
+                if row.state not in (None, "scheduled", "queued"):
+                    self.tell(describe_row(row))
+            elif row.report and time.monotonic() - self._said[key] >= SAY_EVERY_SECONDS:
+                self._said[key] = time.monotonic()
+                self.tell(f"{row.dag_id}.{row.task_id}: {describe_report(row.report)}")
+
+    def tell(self, text: str) -> None:
+        """Print a sentence with the time of day."""
+        self._console.print(f"{datetime.now():%H:%M:%S}  {escape(text)}", soft_wrap=True)
+
+
+@contextmanager
+def open_display(console: Console) -> Iterator[Display]:
+    """A live table on a terminal, plain lines elsewhere."""
+    if not console.is_terminal:
+        yield PlainLines(console)
+        return
+    with Live(console=console, auto_refresh=False) as live:
+        yield LiveTable(live)
+
+
+def draw_table(rows: list[Row], told: list[str]) -> RenderableType:
+    """The tasks as a table: state, try, time, and progress where a task reports it."""
+    grid = Grid(box=None, padding=(0, 2, 0, 0), show_header=False)
+    for name in ("task", "state", "time", "progress", "note"):
+        grid.add_column(name, no_wrap=name != "note")
+    shown_dag = ""
+    for row in rows:
+        if row.dag_id != shown_dag:
+            grid.add_row(Text(row.dag_id, style="bold"))
+            shown_dag = row.dag_id
+        grid.add_row(*_cells(row))
+    return Group(grid, *(Text(text, style="dim") for text in told))
+
+
+def describe_row(row: Row) -> str:
+    """A task's state as a sentence."""
+    state = WORDS.get(row.state, row.state)
+    tries = f", try {row.try_number}" if row.try_number > 1 and row.state == "running" else ""
+    seconds = f" in {format_seconds(row.seconds)}" if row.state == "success" else ""
+    note = f": {' '.join(row.note.split())}" if row.note else ""
+    return f"{row.dag_id}.{row.task_id} {state}{tries}{seconds}{note}"
+
+
+def describe_report(report: Report) -> str:
+    """Progress in words: done, rate, time left."""
+    left = format_seconds(report.seconds_left)
+    rate = f"{report.per_second:,.0f}" if report.per_second >= 10 else f"{report.per_second:.1f}"
+    return f"{report.done:,}/{report.total:,} images, {rate} images/s, {left} left"
+
+
+def format_seconds(seconds: float | None) -> str:
+    """A time as a person reads it: 4.2 s, 48 s, 3 min 05 s, 2 h 10 min."""
+    if seconds is None:
+        return ""
+    if seconds < 10:
+        return f"{seconds:.1f} s" if seconds != int(seconds) else f"{seconds:.0f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes == 0:
+        return f"{rest} s"
+    return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def summarize(status: Status, outcome: Outcome, featurized: int) -> list[str]:
+    """The end of a run that went well, in a few lines."""
+    champion = status.champion
+    if champion and not outcome.trained and featurized == 0:
+        return [
+            f"Nothing new: 0 images featurized, nothing trained; champion {champion.version} "
+            f"(accuracy {_accuracy(status)}) stays."
+        ]
+    lines = [
+        f"{status.dataset}: {status.images:,} images, {sum(status.rejects.values()):,} rejects, "
+        f"{featurized:,} featurized in this run"
+    ]
+    if champion:
+        verb = "accuracy" if outcome.trained else "nothing trained; accuracy"
+        tested = champion.rows.get("test")
+        on = f" on {tested:,} test images" if tested else ""
+        lines.append(f"{verb} {_accuracy(status)}{on}, model {champion.version}")
+    if status.report:
+        lines.append(f"report: {status.report}")
+    return lines
+
+
+def tell_failures(console: Console, outcome: Outcome) -> None:
+    """The end of a run that failed: each failed task, why, and its last words."""
+    for failure in outcome.failures:
+        name = f"{failure.dag_id}.{failure.task_id}"
+        console.print(f"[bold red]{escape(name)} failed:[/] {escape(failure.reason)}", soft_wrap=True)
+        for line in failure.lines:
+            console.print(f"    {escape(line)}", style="dim", soft_wrap=True)
+    if not outcome.failures:
+        run = outcome.train or outcome.ingest
+        console.print(f"Run {run.run_id} of {run.dag_id} ended as {run.state}.", soft_wrap=True)
+
+
+def _cells(row: Row) -> list[RenderableType]:
+    state = WORDS.get(row.state, row.state) or ""
+    if row.try_number > 1 and row.state in ("running", "success", "failed"):
+        state = f"{state} (try {row.try_number})"
+    progress: RenderableType = ""
+    note = " ".join(row.note.split())
+    if row.report and row.state == "running":
+        progress = ProgressBar(total=row.report.total, completed=row.report.done, width=20)
+        note = describe_report(row.report)
+    return [
+        f"  {row.task_id}",
+        Text(state, style=STYLES.get(row.state or "", "")),
+        format_seconds(row.seconds),
+        progress,
+        Text(note),
+    ]
+
+
+def _accuracy(status: Status) -> str:
+    accuracy = status.champion.metrics.get("accuracy") if status.champion else None
+    return "unknown" if accuracy is None else f"{accuracy:.4f}"
