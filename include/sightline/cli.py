@@ -3,35 +3,32 @@
 import argparse
 import json
 import logging
-import os
+import re
 import signal
-import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from types import FrameType
+from typing import Any
 
 from rich.console import Console
-from rich.markup import escape
 
 from sightline import airflow_environment, console, dataset_run, ledger, local_airflow, status
 from sightline.airflow_client import AirflowClient
 from sightline.airflow_environment import USER
 from sightline.catalog import open_catalog
 from sightline.config import DatasetSpec, dataset_files, load_dataset
-from sightline.errors import ConfigError, SightlineError
+from sightline.dataset_run import DatasetRun, Outcome
+from sightline.errors import AirflowUnavailable, ConfigError, SightlineError
 from sightline.local_airflow import Server
 from sightline.settings import Settings, load_settings
 
 OK, FAILED, REFUSED, INTERRUPTED = 0, 1, 2, 130  # exit codes
-log = logging.getLogger(__name__)
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 out = Console(highlight=False)
 err = Console(highlight=False, stderr=True)
-
-
-class Interrupted(KeyboardInterrupt):
-    """A signal asked us to stop."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -54,7 +51,9 @@ def main(arguments: list[str] | None = None) -> int:
         details.parent.mkdir(parents=True, exist_ok=True)
         details.write_text(traceback.format_exc())
         err.print(f"Unexpected {type(error).__name__}: {error}", markup=False, soft_wrap=True)
-        err.print(f"Details: {details} (or run it again with --debug)", markup=False, soft_wrap=True)
+        err.print(
+            f"Details: {details} (or run it again with --debug)", markup=False, soft_wrap=True
+        )
         return FAILED
 
 
@@ -65,7 +64,9 @@ def run(asked: argparse.Namespace) -> int:
 
 def demo(asked: argparse.Namespace) -> int:
     """Run the dataset that is built in."""
-    out.print("digits: 1,797 scanned handwritten digits become a classifier; no download, no account.")
+    out.print(
+        "digits: 1,797 scanned handwritten digits become a classifier; no download, no account."
+    )
     return _run(load_dataset("digits"), None)
 
 
@@ -94,17 +95,154 @@ def show_status(asked: argparse.Namespace) -> int:
 def up(asked: argparse.Namespace) -> int:
     """Keep Airflow up until Ctrl-C, or show the one that is."""
     settings = load_settings()
-    running = local_airflow.find_server(settings)
+    running = local_airflow.running_server(settings)
     if running and running.keep:
         _tell_address(settings, running)
         out.print("It is running already; 'make down' stops it.")
         return OK
-    with _server(settings, keep=True) as server:
+    out.print("Starting the local Airflow ...")
+    with local_airflow.keep_server(settings) as server:
         _tell_address(settings, server)
-        out.print("Ctrl-C stops it.")
-        while (broken := local_airflow.broken_part(settings, server)) is None:
-            time.sleep(1)
-    if local_airflow.find_server(settings) is None:
-        out.print("Airflow was stopped.")
-    log.debug("%s", broken)
+        out.print("Ctrl-C, or 'make down' in another terminal, stops it.")
+        broken = local_airflow.wait_for_end(settings, server)
+    if broken:
+        raise AirflowUnavailable(broken)
+    out.print("Airflow was taken down.")
     return OK
+
+
+def down(asked: argparse.Namespace) -> int:
+    """Stop the local Airflow with all it runs."""
+    stopped = local_airflow.take_down(load_settings())
+    out.print("Airflow is stopped." if stopped else "No local Airflow is running.")
+    return OK
+
+
+def prepare(asked: argparse.Namespace) -> int:
+    """Make once what every later start would wait for."""
+    from sightline import spark
+
+    settings = load_settings()
+    with _step("Airflow's database"):
+        local_airflow.migrate_database(settings)
+    with _step("class archive of Spark's JVM, so that its jobs start in half the time"):
+        spark.make_class_archive()
+    return OK
+
+
+def _run(spec: DatasetSpec, partition: str | None) -> int:
+    from sightline import preflight
+
+    settings = load_settings()
+    _check_partition(partition)
+    for fact in preflight.check(spec, partition):
+        out.print(fact, style="dim", markup=False, soft_wrap=True)
+    with (
+        dataset_run.only_run_of(settings, spec.name),
+        _server(settings) as server,
+        AirflowClient(server.address, airflow_environment.read_password(settings)) as client,
+    ):
+        with console.open_display(out) as display:
+            outcome = DatasetRun(
+                spec.name, client, display, partial(local_airflow.broken_part, settings, server)
+            ).execute(partition, _fresh_parse(settings, spec, server))
+        if not outcome.succeeded:
+            console.tell_failures(err, outcome)
+            err.print("'make up' shows the run and its logs in Airflow's UI.")
+            return FAILED
+        _tell_summary(spec.name, outcome)
+    return OK
+
+
+def _tell_summary(dataset: str, outcome: Outcome) -> None:
+    records = ledger.read_run(open_catalog(dataset), outcome.ingest.dag_id, outcome.ingest.run_id)
+    featurized = status.count_featurized(records)
+    for line in console.summarize(status.read_status(dataset), outcome, featurized):
+        out.print(line, markup=False, soft_wrap=True)
+    out.print("'make up' shows the runs in Airflow's UI.")
+
+
+@contextmanager
+def _server(settings: Settings) -> Iterator[Server]:
+    began = time.monotonic()
+    running = local_airflow.running_server(settings)
+    if running is None:
+        out.print("Starting the local Airflow ...")
+    with local_airflow.use_server(settings) as server:
+        if running is None:
+            out.print(f"Airflow is ready after {time.monotonic() - began:.0f} s.")
+        _tell_address(settings, server)
+        yield server
+
+
+@contextmanager
+def _step(what: str) -> Iterator[None]:
+    began = time.monotonic()
+    yield
+    seconds = time.monotonic() - began
+    if seconds >= 2:  # else it was there already
+        out.print(f"{what}: made in {seconds:.0f} s")
+
+
+def _tell_address(settings: Settings, server: Server) -> None:
+    password = airflow_environment.read_password(settings)
+    out.print(f"Airflow: {server.address} (login {USER} / {password})", markup=False)
+
+
+def _fresh_parse(settings: Settings, spec: DatasetSpec, server: Server) -> float:
+    """The moment since which Airflow must have read the DAGs: they follow the dataset file."""
+    changed_at = (settings.datasets / f"{spec.name}.yaml").stat().st_mtime
+    return max(server.started_at, changed_at)
+
+
+def _check_partition(partition: str | None) -> None:
+    if partition is not None and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.:-]*", partition):
+        raise ConfigError(
+            f"Partition {partition!r} is not a partition key; give one such as 2026-11-05."
+        )
+
+
+def _listen_to_signals() -> None:
+    """Turn the three ways to be told to stop into one exception, once.
+
+    Set explicitly, because a shell may start us with SIGINT ignored.
+    """
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        for other in STOP_SIGNALS:
+            signal.signal(
+                other, signal.SIG_IGN
+            )  # cleaning up takes seconds and must not be cut short
+        raise KeyboardInterrupt
+
+    for number in STOP_SIGNALS:
+        signal.signal(number, stop)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="sightline", description=__doc__)
+    parser.add_argument("--debug", action="store_true", help="show tracebacks")
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+
+    def add(name: str, command: Callable[[argparse.Namespace], int], text: str) -> Any:
+        added = commands.add_parser(name, help=text, description=text)
+        added.set_defaults(command=command)
+        return added
+
+    for name, command, text in (
+        ("run", run, "ingest a dataset, train on it, report"),
+        ("check", check, "the preflight of a dataset alone"),
+    ):
+        one = add(name, command, text)
+        one.add_argument("dataset", help="name of a file in include/datasets, without .yaml")
+        one.add_argument(
+            "--partition", metavar="KEY", help="such as 2026-11-05; default: everything"
+        )
+    add("demo", demo, "run the built-in dataset of handwritten digits")
+    shown = add("status", show_status, "images, rejects, features, runs and champion")
+    shown.add_argument("dataset", nargs="?", help="default: every dataset")
+    shown.add_argument("--json", action="store_true", help="for programs")
+    add("up", up, "keep Airflow up until Ctrl-C")
+    add("down", down, "stop Airflow with all it runs")
+    add("prepare", prepare, "make once what later starts would wait for")
+    return parser

@@ -125,7 +125,9 @@ def format_seconds(seconds: float | None) -> str:
     minutes, rest = divmod(round(seconds), 60)
     if minutes == 0:
         return f"{rest} s"
-    return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
+    return (
+        f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
+    )
 
 
 def summarize(status: Status, outcome: Outcome, featurized: int) -> list[str]:
@@ -154,12 +156,39 @@ def tell_failures(console: Console, outcome: Outcome) -> None:
     """The end of a run that failed: each failed task, why, and its last words."""
     for failure in outcome.failures:
         name = f"{failure.dag_id}.{failure.task_id}"
-        console.print(f"[bold red]{escape(name)} failed:[/] {escape(failure.reason)}", soft_wrap=True)
+        console.print(
+            f"[bold red]{escape(name)} failed:[/] {escape(failure.reason)}", soft_wrap=True
+        )
         for line in failure.lines:
             console.print(f"    {escape(line)}", style="dim", soft_wrap=True)
     if not outcome.failures:
         run = outcome.train or outcome.ingest
         console.print(f"Run {run.run_id} of {run.dag_id} ended as {run.state}.", soft_wrap=True)
+
+
+def draw_status(status: Status) -> RenderableType:
+    """A dataset's state as a small table."""
+    grid = Grid(title=status.dataset, title_justify="left", box=None, show_header=False)
+    champion, rejects = status.champion, status.rejects
+    reasons = ", ".join(f"{reason} {count:,}" for reason, count in rejects.items())
+    grid.add_row("images", f"{status.images:,}")
+    grid.add_row("rejects", f"{sum(rejects.values()):,}{f' ({reasons})' if reasons else ''}")
+    grid.add_row("features", f"{status.features:,}")
+    for name, run in status.last_runs.items():
+        if run:
+            seconds = format_seconds(run.seconds)
+            last = f"{run.started_at}, {seconds} of work, last task {run.finished_tasks[-1]}"
+            grid.add_row(f"last {name}", last)
+    if champion:
+        metrics = ", ".join(f"{name} {value:.4f}" for name, value in champion.metrics.items())
+        grid.add_row("champion", f"{champion.version} of {champion.created_at}")
+        grid.add_row("metrics", metrics)
+    else:
+        grid.add_row("champion", "none yet")
+    versions = [f"{name} {n}" for name, n in status.table_versions.items() if n is not None]
+    grid.add_row("table versions", ", ".join(versions) or "no tables yet")
+    grid.add_row("report", status.report or "none yet")
+    return grid
 
 
 def _cells(row: Row) -> list[RenderableType]:

@@ -18,7 +18,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import IO, Any
@@ -60,39 +60,62 @@ class Server:
 
 
 @contextmanager
-def use_server(settings: Settings, keep: bool = False) -> Iterator[Server]:
+def use_server(settings: Settings) -> Iterator[Server]:
     """The running server, or a new one; the last user stops it, unless someone keeps it."""
     with _locked(settings, "users.lock", fcntl.LOCK_SH) as users:
-        with _locked(settings, "server.lock", fcntl.LOCK_EX):
-            server = find_server(settings) or _start(settings, keep)
+        with _lock(settings):
+            server = _find(settings) or _start(settings, keep=False)
             _refuse_other_settings(settings, server)
-            if keep and not server.keep:
-                server = _write_record(settings, replace(server, keep=True))
         try:
             yield server
         finally:
-            with _locked(settings, "server.lock", fcntl.LOCK_EX):
+            with _lock(settings):
                 _stop_if_unused(settings, users)
 
 
-def find_server(settings: Settings) -> Server | None:
-    """The running server, or None; what is left of one that broke is cleared away."""
+@contextmanager
+def keep_server(settings: Settings) -> Iterator[Server]:
+    """The running server, or a new one, that stays up until this ends, whoever uses it."""
+    with _lock(settings):
+        server = _find(settings) or _start(settings, keep=True)
+        _refuse_other_settings(settings, server)
+        server = _write_record(settings, replace(server, keep=True))
     try:
-        record = json.loads(_record(settings).read_text())
-    except (FileNotFoundError, json.JSONDecodeError):
-        return None
-    parts = {name: Part(**part) for name, part in record.pop("parts").items()}
-    server = Server(**record, parts=parts)
-    if all(part.is_alive() for part in parts.values()):
-        return server
-    stop_server(settings, server)
+        yield server
+    finally:
+        take_down(settings)
+
+
+def running_server(settings: Settings) -> Server | None:
+    """The running server, or None; what is left of one that broke is cleared away."""
+    with _lock(settings):
+        return _find(settings)
+
+
+def take_down(settings: Settings) -> bool:
+    """Stop the running server with all its processes, its tasks' included; False where none runs."""
+    with _lock(settings):
+        server = _find(settings)
+        if server is not None:
+            _stop(settings, server)
+        return server is not None
+
+
+def broken_part(settings: Settings, server: Server) -> str | None:
+    """A sentence on the first part that has ended, or None while all run."""
+    for name, part in server.parts.items():
+        if not part.is_alive():
+            path = _log_path(settings, name)
+            return f"The local Airflow's {name} has ended ({_last_line(path)}); its log is {path}."
     return None
 
 
-def stop_server(settings: Settings, server: Server) -> None:
-    """Stop a server with all its processes, its tasks' included."""
-    airflow_processes.stop(server.parts.values(), server.mark)
-    _record(settings).unlink(missing_ok=True)
+def wait_for_end(settings: Settings, server: Server) -> str | None:
+    """Wait until a server has ended: None when someone took it down, a sentence when it broke."""
+    while (broken := broken_part(settings, server)) is None:
+        time.sleep(0.5)
+    with _lock(settings):  # whoever takes it down holds this until the record is gone
+        return broken if _record(settings).exists() else None
 
 
 def migrate_database(settings: Settings) -> None:
@@ -114,13 +137,22 @@ def migrate_database(settings: Settings) -> None:
     migrated.write_text(version)
 
 
-def broken_part(settings: Settings, server: Server) -> str | None:
-    """A sentence on the first part that has ended, or None while all run."""
-    for name, part in server.parts.items():
-        if not part.is_alive():
-            path = _log_path(settings, name)
-            return f"The local Airflow's {name} has ended ({_last_line(path)}); its log is {path}."
+def _find(settings: Settings) -> Server | None:
+    try:
+        record = json.loads(_record(settings).read_text())
+    except (FileNotFoundError, json.JSONDecodeError):
+        return None
+    parts = {name: Part(**part) for name, part in record.pop("parts").items()}
+    server = Server(**record, parts=parts)
+    if parts and all(part.is_alive() for part in parts.values()):
+        return server
+    _stop(settings, server)  # what is left of one that broke
     return None
+
+
+def _stop(settings: Settings, server: Server) -> None:
+    airflow_processes.stop(server.parts.values(), server.mark)
+    _record(settings).unlink(missing_ok=True)
 
 
 def _start(settings: Settings, keep: bool) -> Server:
@@ -137,7 +169,7 @@ def _start(settings: Settings, keep: bool) -> Server:
             _write_record(settings, server)
         _wait_until_ready(settings, server)
     except BaseException:  # also a signal: nothing may be left of a server that is not ready
-        stop_server(settings, server)
+        _stop(settings, server)
         raise
     finally:
         os.close(claim)  # the api-server holds its own copy
@@ -209,14 +241,14 @@ def _is_ready(client: httpx.Client) -> bool:
 
 
 def _stop_if_unused(settings: Settings, users: IO[bytes]) -> None:
-    server = find_server(settings)
+    server = _find(settings)
     if server is None or server.keep:
         return
     try:
         fcntl.flock(users, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return  # someone else is at work with it, and will stop it
-    stop_server(settings, server)
+    _stop(settings, server)
 
 
 def _refuse_other_settings(settings: Settings, server: Server) -> None:
@@ -235,6 +267,11 @@ def _identity(settings: Settings) -> dict[str, str]:
         "SIGHTLINE_DATASETS": str(settings.datasets),
         "SIGHTLINE_DAGS": str(airflow_places(settings).dags),
     }
+
+
+def _lock(settings: Settings) -> AbstractContextManager[IO[bytes]]:
+    """Held by whoever starts, stops or looks for a server."""
+    return _locked(settings, "server.lock", fcntl.LOCK_EX)
 
 
 @contextmanager

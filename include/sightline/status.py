@@ -75,7 +75,9 @@ def count_featurized(records: list[dict[str, Any]]) -> int:
 
 def _count_rejects(catalog: Catalog) -> dict[str, int]:
     with tables.query(rejects=catalog.rejects) as sql:
-        found = sql("SELECT reason, count(*) AS n FROM rejects GROUP BY reason ORDER BY n DESC, reason")
+        found = sql(
+            "SELECT reason, count(*) AS n FROM rejects GROUP BY reason ORDER BY n DESC, reason"
+        )
     return {row["reason"]: row["n"] for row in found.to_pylist()}
 
 

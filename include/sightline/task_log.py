@@ -23,7 +23,9 @@ NOISE = re.compile(
     r"\d\d/\d\d/\d\d \d\d:\d\d:\d\d (INFO|WARN) |Setting default log level|Setting Spark log level|To adjust logging level|"
     r"Using Spark's default log4j|JVM stacktrace:|Driver stacktrace:|$)"
 )
-EXCEPTION = re.compile(r"^(?:\w+\.)*([A-Z]\w*(?:Error|Exception|Failed|Interrupt|Exit))(?:: (.*))?$")
+EXCEPTION = re.compile(
+    r"^(?:\w+\.)*([A-Z]\w*(?:Error|Exception|Failed|Interrupt|Exit))(?:: (.*))?$"
+)
 WRAPPERS = ("PythonException", "Py4JJavaError", "SparkException", "AirflowException")
 
 

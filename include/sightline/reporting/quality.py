@@ -8,7 +8,7 @@ from sightline.reporting.formats import natural_order
 from sightline.reporting.report_input import ReportInput, Rows, literals
 
 CONFUSION_CLASSES = 30
-PER_CLASS_ROWS = 101
+PER_CLASS_ROWS = 100
 PREDICTIONS = 24
 MISTAKES = 12
 PREDICTION_SIDE = 168  # pixels

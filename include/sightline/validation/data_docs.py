@@ -103,12 +103,11 @@ def _to_expectation_result(finding: Finding) -> "ExpectationValidationResult":
 
 
 def _example(finding: Finding, example: dict[str, Any]) -> str:
-    """The value that breaks a check and the row where it stands, as HTML: file names are strangers'
-    words, and Great Expectations writes cells as they are.
-    """
+    """The value that breaks a check, and the row where it stands."""
     columns = [name for name in finding.check.columns if name != finding.row_name]
     values = ", ".join(str(example.get(name)) for name in columns)
     row = str(example.get(finding.row_name))
+    # File names are strangers' words, and Great Expectations writes what it is given as HTML.
     return html.escape(f"{values} in {row}" if values else row)
 
 

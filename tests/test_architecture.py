@@ -1,0 +1,98 @@
+"""The house's rules of import, kept true: data flows one way, imports point down, heavy packages wait."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+HOME = Path(__file__).parents[1]
+PACKAGE = HOME / "include" / "sightline"
+MODULES = sorted(PACKAGE.rglob("*.py"))
+
+FOUNDATIONS = {
+    "errors", "settings", "config", "backbone_names", "storage", "schemas", "tables", "catalog",
+    "images", "progress", "spark",
+}  # fmt: skip
+MIDDLE = {"sources", "backbones", "models", "ledger"}
+STAGES = {
+    "ingestion", "featurization", "splitting", "reduction", "training", "evaluation", "publishing",
+    "validation", "reporting", "lineage", "preflight",
+}  # fmt: skip
+KNOW_AIRFLOW = {"orchestration", "stages"}
+KNOW_TORCH = {"backbones", "featurization", "worker_daemon"}
+
+
+def package_name(path: Path) -> str:
+    """The module, or the package that holds it."""
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def imported(path: Path, at_top_level_only: bool = False) -> set[str]:
+    """Dotted names of what a file imports; imports for type checkers alone do not count."""
+    tree = ast.parse(path.read_text())
+    skipped = {
+        id(inner)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+        for inner in ast.walk(node)
+    }
+    nodes = tree.body if at_top_level_only else list(ast.walk(tree))
+    names = set()
+    for node in nodes:
+        if id(node) in skipped:
+            continue
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return names
+
+
+def ours(path: Path) -> set[str]:
+    """Which of our own modules or packages a file imports."""
+    found = {name.split(".")[1] for name in imported(path) if name.startswith("sightline.")}
+    return found - {package_name(path), "__version__"}
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_imports_point_down(path: Path) -> None:
+    name = package_name(path)
+    allowed = {
+        **dict.fromkeys(FOUNDATIONS, FOUNDATIONS),
+        **dict.fromkeys(MIDDLE, FOUNDATIONS | MIDDLE),
+        **dict.fromkeys(STAGES, FOUNDATIONS | MIDDLE),
+    }.get(name)
+    if allowed is not None:
+        assert ours(path) <= allowed, f"{name} may not import {sorted(ours(path) - allowed)}"
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_only_the_modules_named_for_it_know_airflow_and_torch(path: Path) -> None:
+    roots = {name.split(".")[0] for name in imported(path)}
+    if package_name(path) not in KNOW_AIRFLOW | {"lineage"}:
+        assert "airflow" not in roots
+    if package_name(path) not in KNOW_TORCH:
+        assert not roots & {"torch", "torchvision", "timm"}
+    if package_name(path) != "validation":
+        assert "great_expectations" not in roots
+
+
+def test_dags_and_jobs_stay_thin() -> None:
+    for folder in ("dags", "spark_jobs"):
+        for path in (HOME / folder).glob("*.py"):
+            lines = path.read_text().splitlines()
+            assert len(lines) <= 80, path
+            assert ast.get_docstring(ast.parse(path.read_text())), path
+
+
+def test_every_module_says_what_it_is_and_stays_readable() -> None:
+    for path in MODULES:
+        if path.name == "__init__.py" and path.stat().st_size == 0:
+            continue
+        assert ast.get_docstring(ast.parse(path.read_text())), path
+        assert len(path.read_text().splitlines()) <= 450, path
+
+
+def test_nothing_names_a_secret_or_a_machine() -> None:
+    for path in [*MODULES, *(HOME / "dags").glob("*.py"), HOME / "Makefile", HOME / "README.md"]:
+        assert "/root/" not in path.read_text(), path

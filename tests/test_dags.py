@@ -1,0 +1,105 @@
+"""The DAG folder: parsed by a real DagBag, for every dataset file, quickly and without heavy packages."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+HOME = Path(__file__).parents[1]
+HEAVY = ("torch", "torchvision", "timm", "pyspark", "great_expectations", "sklearn")
+INGEST = [
+    "preflight",
+    "list_images",
+    "validate_manifest",
+    "fetch_images",
+    "validate_images",
+    "featurize",
+    "validate_features",
+]
+TRAIN = ["wait_for_ingests", "plan", "split", "reduce", "train", "evaluate", "publish", "report"]
+
+# In a process of its own: what another test has imported must not count.
+PARSE = f"""
+import json, sys
+from airflow.dag_processing.dagbag import DagBag
+
+bag = DagBag({str(HOME / "dags")!r})
+dags = {{
+    dag.dag_id: {{
+        "tasks": [task.task_id for task in dag.topological_sort()],
+        "documented": all(task.doc_md or task.doc for task in dag.tasks if task.task_id != "wait_for_ingests"),
+        "retries": [task.retries for task in dag.tasks],
+        "pools": {{task.task_id: task.pool for task in dag.tasks}},
+        "max_active_runs": dag.max_active_runs,
+        "timetable": type(dag.timetable).__name__,
+        "tags": sorted(dag.tags),
+    }}
+    for dag in bag.dags.values()
+}}
+heavy = [name for name in {HEAVY!r} if name in sys.modules]
+print(json.dumps({{"dags": dags, "errors": bag.import_errors, "heavy": heavy}}))
+"""
+
+
+def parse(places: Path) -> dict[str, Any]:
+    """Parse the DAG folder as Airflow does."""
+    environment = {
+        **os.environ,
+        "AIRFLOW_HOME": str(places / "airflow"),
+        "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
+        "AIRFLOW__LOGGING__LOGGING_LEVEL": "ERROR",
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", PARSE], env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    return dict(json.loads(done.stdout.strip().splitlines()[-1]))
+
+
+def test_the_shipped_datasets_become_two_dags_each(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("SIGHTLINE_DATASETS")
+    parsed = parse(tmp_path)
+    assert parsed["errors"] == {}
+    assert {"ingest_digits", "train_digits", "ingest_flowers", "train_flowers"} <= set(parsed["dags"])
+    ingest, train = parsed["dags"]["ingest_digits"], parsed["dags"]["train_digits"]
+    assert ingest["tasks"] == INGEST
+    assert train["tasks"] == TRAIN
+    assert ingest["documented"]
+    assert train["documented"]
+    assert min(ingest["retries"]) >= 2
+    assert ingest["max_active_runs"] == 4
+    assert train["max_active_runs"] == 1
+    assert ingest["timetable"] == "CronPartitionTimetable"
+    assert train["timetable"] == "PartitionedAssetTimetable"
+    on_spark = {task for task, pool in {**ingest["pools"], **train["pools"]}.items() if "spark" in pool}
+    assert on_spark == {"fetch_images", "featurize", "reduce", "train"}
+
+
+def test_sixty_dataset_files_parse_without_heavy_packages(own_places: Path) -> None:
+    for number in range(60):
+        (own_places / "datasets" / f"set_{number}.yaml").write_text("source: {type: digits}\n")
+    parsed = parse(own_places)
+    assert parsed["errors"] == {}
+    assert len(parsed["dags"]) == 120
+    assert parsed["heavy"] == []
+
+
+def test_a_broken_dataset_file_harms_no_other_dataset(own_places: Path) -> None:
+    (own_places / "datasets" / "good.yaml").write_text("source: {type: digits}\n")
+    (own_places / "datasets" / "bad.yaml").write_text("source: {type: digits}\nbackbon: {}\n")
+    parsed = parse(own_places)
+    assert parsed["errors"] == {}
+    assert set(parsed["dags"]) == {"ingest_good", "train_good", "ingest_bad"}
+    assert "broken" in parsed["dags"]["ingest_bad"]["tags"]
+
+
+def test_a_dataset_without_a_schedule_runs_by_hand_only(own_places: Path) -> None:
+    (own_places / "datasets" / "manual.yaml").write_text("source: {type: digits}\nschedule: null\n")
+    parsed = parse(own_places)
+    assert parsed["dags"]["ingest_manual"]["timetable"] == "NullTimetable"
