@@ -4,6 +4,8 @@ Nightly by partition; backfilled with
 `airflow backfill create --dag-id ingest_<dataset> --from-date 2026-01-01 --to-date 2026-01-31`.
 """
 
+from datetime import timedelta
+
 from airflow.sdk import DAG, CronPartitionTimetable, chain
 
 from sightline import stages
@@ -27,7 +29,11 @@ FEATURIZE = "Embeds the images that have no features of this backbone yet; never
 def build(spec: DatasetSpec) -> DAG:
     """The ingest DAG of one dataset."""
     nightly = spec.schedule and CronPartitionTimetable(
-        spec.schedule, timezone="UTC", key_format="%Y-%m-%d", run_offset=-1
+        spec.schedule,
+        timezone="UTC",
+        key_format="%Y-%m-%d",
+        run_offset=-1,  # tonight's run takes the day that has ended
+        run_immediately=timedelta(seconds=1),  # else unpausing soon after midnight runs last night's
     )
     with (
         DAG(

@@ -42,6 +42,7 @@ class World:
     source: dict[str, Any] = field(default_factory=lambda: {"type": "folder", "path": "photos"})
     weights: str = "random"
     with_records: bool = True
+    seed: int = 0  # of the images
 
     def __post_init__(self) -> None:
         self.catalog = Catalog("pets", f"{self.root}/pets")
@@ -58,7 +59,7 @@ class World:
         return report_of(self.catalog)
 
     def write_images(self, images_per_row_group: int = 1000) -> list[dict[str, Any]]:
-        random = np.random.default_rng(0)
+        random = np.random.default_rng(self.seed)
         photos = []
         for label in self.labels:
             for index in range(self.images_each):
@@ -157,14 +158,16 @@ class World:
         storage.write_json(storage.join(self.catalog.model(VERSION), "model.json"), model)
 
     def write_records(self) -> None:
-        self.record("ingest_pets", "fetch_images", 4.0, images=20, held_before=4, bytes=123456)
-        self.record("ingest_pets", "featurize", 2.5, images=24, featurized=0, known=24)
-        self.record("train_pets", "train", 61.0, rows=18)
+        self.record(
+            "ingest_pets", "fetch_images", "10:00", 4.0, images=20, held_before=4, bytes=123456
+        )
+        self.record("ingest_pets", "featurize", "10:01", 2.5, images=24, featurized=0, known=24)
+        self.record("train_pets", "train", "10:02", 61.0, rows=18)
 
-    def record(self, dag_id: str, task: str, seconds: float, **counts: int) -> None:
+    def record(self, dag_id: str, task: str, at: str, seconds: float, **counts: int) -> None:
         run = ledger.TaskRun(dag_id, "run", task, "all")
-        now = "2026-11-21T10:00:00+00:00"
-        record = ledger.Record(task, dag_id, "run", "all", now, seconds, counts)
+        started_at = f"2026-11-21T{at}:00+00:00"
+        record = ledger.Record(task, dag_id, "run", "all", started_at, seconds, counts)
         storage.write_json(ledger.record_url(self.catalog, run), vars(record))
 
 
@@ -281,6 +284,7 @@ def test_the_result_says_how_good_the_model_is_and_what_it_is(world: World) -> N
     assert "Images 24" in text
     assert "Classes 3" in text
     assert "seeded random weights (seed 7), never trained" in text
+    assert "Random weights." in text
     assert "resnet18-5f3a-64px-fp32" in text
     assert "Always naming the commonest class would score 33.3%" in text
 
@@ -364,8 +368,8 @@ def test_images_without_a_split_are_counted_as_not_used(world: World) -> None:
 
 def test_an_older_report_shows_the_tables_as_its_model_saw_them(world: World) -> None:
     world.page()
-    newer = World(world.root, labels=["fox"])
-    newer.write_images()
+    World(world.root, labels=["fox"], seed=1).write_images()
+    assert tables.count_rows(world.catalog.images) == 32
     page = Page(report_of(world.catalog))
     assert "Images 24" in page.sections["result"]
     assert "fox" not in page.sections["class_balance"]
@@ -401,16 +405,17 @@ def test_many_classes_are_capped_and_the_page_says_so(tmp_path: Path) -> None:
 
 
 def test_rejects_are_counted_by_reason_with_names_and_thumbnails(world: World) -> None:
-    world.rejects = [(f"photos/t{index}.jpg", "truncated", jpeg()) for index in range(5)]
+    world.rejects = [(f"photos/t{index}.jpg", "truncated", jpeg()) for index in range(3)]
+    world.rejects += [(f"photos/u{index}.jpg", "truncated", None) for index in range(20)]
     world.rejects.append(("photos/odd.txt", "not_an_image", None))
     page = Page(world.page())
     text = page.sections["rejects"]
-    assert "6 of 30 images were not taken (20.0%)" in text
-    assert "truncated The image breaks off. 5 16.7%" in text
-    assert "not an image The bytes are not those of an image. 1 3.3%" in text
+    assert "24 of 48 images were not taken (50.0%)" in text
+    assert "truncated The image breaks off. 23 47.9%" in text
+    assert "not an image The bytes are not those of an image. 1 2.1%" in text
     assert "odd.txt" in text
     assert page.count("rejects", "img") == 3
-    assert "Rejects 6" in page.sections["result"]
+    assert "Rejects 24" in page.sections["result"]
 
 
 def test_no_rejects_are_good_news(world: World) -> None:
@@ -481,7 +486,7 @@ def test_no_mistakes_are_good_news(tmp_path: Path) -> None:
 def test_timings_show_speed_where_images_were_counted(world: World) -> None:
     text = Page(world.page()).sections["timings"]
     assert "fetch_images 20 taken, 4 known, not fetched again, 123.5 kB 4.0 s 5.0" in text
-    assert "featurize 0 featurized, 24 known, not computed again 2.5 s" in text
+    assert "featurize 0 featurized, 24 known, not computed again 2.5 s Training" in text
     assert "train 18 rows 61 s" in text
 
 

@@ -421,7 +421,7 @@ def test_pages_need_no_network_and_hold_no_markup_of_strangers(
         assert "<script>alert" not in text
         assert re.findall(r"""(?:src=|<link\b|url\(|@import)[^>]*//[^>]*""", text) == []
         assert ".table" in text  # its own style
-    assert f"1.0 in /photos/{markup}" in Page(page).text
+    assert f"1 in /photos/{markup}" in Page(page).text
     assert "&lt;" not in Page(page).text
 
 

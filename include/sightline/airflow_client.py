@@ -15,7 +15,7 @@ from sightline.errors import AirflowUnavailable
 
 log = logging.getLogger(__name__)
 
-ATTEMPTS = 5  # of a request that only reads; SQLite and a busy machine make some of them wait
+ATTEMPTS = 5  # of a request that may be repeated: SQLite and a busy machine make some of them fail
 ENDED = ("success", "failed")  # states of a run that change no more
 
 
@@ -67,6 +67,7 @@ class AirflowClient:
     def __init__(self, address: str, password: str, timeout_seconds: float = 60) -> None:
         self.address = address
         self._password = password
+        self._attempts = ATTEMPTS
         self._http = httpx.Client(base_url=address, timeout=timeout_seconds)
 
     def __enter__(self) -> Self:
@@ -75,9 +76,10 @@ class AirflowClient:
     def __exit__(self, *_: object) -> None:
         self._http.close()
 
-    def hurry(self, timeout_seconds: float = 5) -> None:
+    def hurry(self, timeout_seconds: float = 10) -> None:
         """Wait less long for answers from here on: a person has pressed Ctrl-C."""
         self._http.timeout = httpx.Timeout(timeout_seconds)
+        self._attempts = 2
 
     def find_dag(self, dag_id: str) -> dict[str, Any] | None:
         """A DAG as Airflow last parsed it, or None when it knows no such DAG."""
@@ -100,7 +102,7 @@ class AirflowClient:
 
     def trigger(self, dag_id: str, partition_key: str | None) -> Run:
         """Start a run of a DAG for a partition, or for all of it."""
-        asked = {"logical_date": None, "partition_key": partition_key, "conf": {}}
+        asked: dict[str, Any] = {"logical_date": None, "partition_key": partition_key, "conf": {}}
         return _run(_json(self._request("POST", f"/dags/{dag_id}/dagRuns", json=asked)))
 
     def run(self, dag_id: str, run_id: str) -> Run:
@@ -109,7 +111,7 @@ class AirflowClient:
 
     def active_runs(self, dag_id: str) -> list[Run]:
         """The runs of a DAG that are queued or running, the first to be served first."""
-        asked = {"state": ["queued", "running"], "order_by": "run_after"}
+        asked: dict[str, Any] = {"state": ["queued", "running"], "order_by": "run_after"}
         response = self._request("GET", f"/dags/{dag_id}/dagRuns", params=asked)
         return [_run(run) for run in _json(response)["dag_runs"]]
 
@@ -163,7 +165,7 @@ class AirflowClient:
         return [_log_line(line) for line in found["content"]], found.get("continuation_token")
 
     def _request(self, method: str, path: str, **options: Any) -> httpx.Response:
-        attempts = ATTEMPTS if method == "GET" else 1
+        attempts = 1 if method == "POST" else self._attempts
         for attempt in range(1, attempts + 1):
             try:
                 response = self._send(method, path, **options)

@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-import psutil
+import psutil  # type: ignore[import-untyped]
 
 from sightline.airflow_environment import HOST
 
@@ -120,7 +120,7 @@ def _owns_session(part: Part) -> bool:
     """Whether the session with the part's id is still its own: an id is not given away while a
     session bears it, so only a process that leads it and began later speaks against it."""
     try:
-        return psutil.Process(part.pid).create_time() == part.created
+        return bool(psutil.Process(part.pid).create_time() == part.created)
     except psutil.NoSuchProcess:
         return True
 
@@ -129,7 +129,7 @@ def _belongs(process: psutil.Process, sessions: set[int], mark: str) -> bool:
     try:
         if not _is_running(process):
             return False
-        return os.getsid(process.pid) in sessions or process.environ().get(MARK) == mark
+        return bool(os.getsid(process.pid) in sessions or process.environ().get(MARK) == mark)
     except (psutil.Error, OSError):  # it has ended meanwhile, or is another user's
         return False
 

@@ -3,6 +3,7 @@
 import argparse
 import json
 import logging
+import os
 import re
 import signal
 import time
@@ -18,11 +19,12 @@ from rich.console import Console
 from sightline import airflow_environment, console, dataset_run, ledger, local_airflow, status
 from sightline.airflow_client import AirflowClient
 from sightline.airflow_environment import USER
+from sightline.airflow_server import Server, broken_part
+from sightline.airflow_start import migrate_database
 from sightline.catalog import open_catalog
 from sightline.config import DatasetSpec, dataset_files, load_dataset
 from sightline.dataset_run import DatasetRun, Outcome
 from sightline.errors import AirflowUnavailable, ConfigError, SightlineError
-from sightline.local_airflow import Server
 from sightline.settings import Settings, load_settings
 
 OK, FAILED, REFUSED, INTERRUPTED = 0, 1, 2, 130  # exit codes
@@ -39,7 +41,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         return int(asked.command(asked))
     except KeyboardInterrupt:
-        err.print("\nStopped.")
+        err.print("Stopped; nothing of this command is left running.")
         return INTERRUPTED
     except SightlineError as error:
         err.print(str(error), markup=False, soft_wrap=True)
@@ -124,7 +126,7 @@ def prepare(asked: argparse.Namespace) -> int:
 
     settings = load_settings()
     with _step("Airflow's database"):
-        local_airflow.migrate_database(settings)
+        migrate_database(settings)
     with _step("class archive of Spark's JVM, so that its jobs start in half the time"):
         spark.make_class_archive()
     return OK
@@ -144,7 +146,7 @@ def _run(spec: DatasetSpec, partition: str | None) -> int:
     ):
         with console.open_display(out) as display:
             outcome = DatasetRun(
-                spec.name, client, display, partial(local_airflow.broken_part, settings, server)
+                spec.name, client, display, partial(broken_part, settings, server)
             ).execute(partition, _fresh_parse(settings, spec, server))
         if not outcome.succeeded:
             console.tell_failures(err, outcome)
@@ -209,10 +211,9 @@ def _listen_to_signals() -> None:
     """
 
     def stop(number: int, frame: FrameType | None) -> None:
-        for other in STOP_SIGNALS:
-            signal.signal(
-                other, signal.SIG_IGN
-            )  # cleaning up takes seconds and must not be cut short
+        for other in STOP_SIGNALS:  # cleaning up takes seconds and must not be cut short
+            signal.signal(other, signal.SIG_IGN)
+        os.write(2, b"\nStopping ...\n")  # nothing buffered is safe to use in a handler
         raise KeyboardInterrupt
 
     for number in STOP_SIGNALS:

@@ -80,17 +80,21 @@ class SplitSpec(Section):
     test: float = Field(0.25, gt=0, lt=0.9)
     val: float = Field(0.0, ge=0, lt=0.5)
 
+    @model_validator(mode="after")
+    def _leaves_some(self) -> Self:
+        if self.test + self.val >= 1:
+            raise ValueError(f"test and val leave nothing to train on: {self.test} + {self.val}")
+        return self
+
 
 class TrainSpec(Section):
     """The classifier on top of the features."""
 
     head: Literal["logistic_regression"] = "logistic_regression"
-    penalties: tuple[float, ...] = (
-        0.0003,
-        0.003,
-        0.03,
-        0.3,
-    )  # L2, the grid of the cross-validation
+    # L2, the grid of the cross-validation
+    penalties: tuple[Annotated[float, Field(ge=0)], ...] = Field(
+        (0.0003, 0.003, 0.03, 0.3), min_length=1
+    )
     folds: int = Field(3, ge=2, le=10)
     max_iterations: int = Field(100, ge=1)
     seed: int = 0
@@ -103,6 +107,7 @@ class LimitsSpec(Section):
     image_megapixels: float = Field(89.478485, gt=0)  # where Pillow begins to warn of a bomb
     rejected_share: float = Field(0.1, ge=0, le=1)  # of a partition, before the run stops
     images_per_class: int = Field(2, ge=1)
+    images_per_commit: int = Field(256, ge=1)  # what a killed fetch loses at most, a chunk at work
 
 
 class DatasetSpec(Section):
@@ -117,6 +122,16 @@ class DatasetSpec(Section):
     split: SplitSpec = SplitSpec()
     train: TrainSpec = TrainSpec()
     limits: LimitsSpec = LimitsSpec()
+
+    @field_validator("schedule")
+    @classmethod
+    def _is_cron(cls, schedule: str | None) -> str | None:
+        if schedule is not None and schedule != cls.model_fields["schedule"].default:
+            from croniter import croniter  # a quarter of a second, for the few that need it
+
+            if not croniter.is_valid(schedule):
+                raise ValueError(f"{schedule!r} is not a cron expression such as '0 0 * * *'")
+        return schedule
 
 
 def dataset_files() -> list[Path]:
@@ -145,6 +160,8 @@ def read_dataset(path: Path) -> DatasetSpec:
         raise ConfigError(f"{path.name} is not YAML: {' '.join(str(error).split())}.") from error
     if not isinstance(content, dict):
         raise ConfigError(f"{path.name} must hold keys such as 'source:', but holds {content!r}.")
+    if "name" in content:
+        raise ConfigError(f"{path.name}: unknown key 'name'; the file's own name is the dataset's.")
     try:
         return DatasetSpec.model_validate({**content, "name": path.stem})
     except ValidationError as error:

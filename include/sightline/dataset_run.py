@@ -148,8 +148,8 @@ class DatasetRun:
         try:
             yield
         finally:
-            with contextlib.suppress(AirflowUnavailable):  # it is gone, and told of elsewhere
-                for dag_id in paused:
+            for dag_id in paused:
+                with contextlib.suppress(AirflowUnavailable):  # it is gone, and told of elsewhere
                     self._client.set_paused(dag_id, True)
 
     @contextlib.contextmanager

@@ -105,7 +105,7 @@ def decode(content: bytes, rotation: int = 0) -> Image.Image:
     """The upright RGB picture of bytes that `measure` has accepted."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        image = _open(content, Image.MAX_IMAGE_PIXELS or 0)
+        image = _open(content, 2 * (Image.MAX_IMAGE_PIXELS or 0))  # beyond it Pillow itself refuses
         return _decode(image, _exif_orientation(image), rotation)
 
 

@@ -6,13 +6,15 @@ both and never in neither. What is held, or finally rejected, is not asked for a
 
 import logging
 import math
-import threading
-from collections import Counter
+import uuid
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 from fsspec.core import url_to_fs
 
 from sightline import images, spark, storage, tables
@@ -24,17 +26,14 @@ from sightline.ledger import Record, TaskRun
 from sightline.progress import Progress
 from sightline.schemas import IMAGES, MANIFEST, REJECTS
 from sightline.sources import SOURCES
+from sightline.tables import Writer
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
 
 log = logging.getLogger(__name__)
 
-IMAGES_PER_CHUNK = 256  # what a killed job loses at most, for each chunk at work
 MOST_CHUNKS = 4_000
-BYTES_PER_BATCH = 32 * 2**20
-REMOTE_THREADS = 16
-THUMBNAILS_PER_CHUNK = 8
 
 
 def list_images(spec: DatasetSpec, catalog: Catalog, task: TaskRun, record: Record) -> None:
@@ -48,10 +47,11 @@ def list_images(spec: DatasetSpec, catalog: Catalog, task: TaskRun, record: Reco
     def batches() -> Iterator[pa.RecordBatch]:
         for rows in SOURCES[spec.source.type].list_images(spec.source, catalog, task.partition):
             listed.update(row["label"] for row in rows)
-            yield _batch([{**row, "partition": task.partition} for row in rows], MANIFEST)
+            yield batch([{**row, "partition": task.partition} for row in rows], MANIFEST)
 
     urls = tables.write_batches(catalog.manifest, batches())
-    if not urls and not tables.count_rows(catalog.manifest):
+    elsewhere = tables.count_rows(catalog.manifest) - _count(catalog.manifest, task)
+    if not urls and not elsewhere:
         raise SourceError(
             f"Dataset {spec.name}: its {spec.source.type} source lists no image; "
             "put images into it or change 'source:' in the dataset file."
@@ -67,31 +67,33 @@ def fetch_images(
     """Fetch and verify what the partition lists and we do not hold yet, chunk by committed chunk."""
     record.read(catalog.manifest)
     _forget_open_rejects(catalog, task)
-    wanted = tables.count_rows(catalog.manifest, partition=task.partition)
-    folder = storage.join(catalog.staging, f"fetch-{task.partition}-{threading.get_native_id()}")
-    storage.remove_tree(folder)
+    wanted = _count(catalog.manifest, task)
     work = _missing(session, catalog, task.partition)
     missing = work.count()
-    counts = Counter(wanted=wanted, held_before=wanted - missing)
     log.info(
         "fetch_images: %d listed, %d known already, %d to fetch", wanted, wanted - missing, missing
     )
     progress = Progress("fetch_images", missing)
+    folder = storage.join(catalog.staging, f"fetch-{uuid.uuid4().hex}")
+    done: list[Counter[str]] = []
 
-    def fetch_chunk(url: str) -> None:
-        done = _fetch_chunk(session, spec, catalog, task, url)
-        counts.update(done)
-        progress.add(done["images"] + done["rejects"])
+    def fetch_chunk(url: str) -> Counter[str]:
+        counts = _fetch_chunk(session, spec, catalog, task, url)
+        progress.add(counts["listed"])
+        return counts
 
     try:
         if missing:
-            chunks = min(MOST_CHUNKS, math.ceil(missing / IMAGES_PER_CHUNK))
+            chunks = min(MOST_CHUNKS, math.ceil(missing / spec.limits.images_per_commit))
             urls = spark.write_files(work.repartition(chunks), folder)
-            spark.run_chunks(session, urls, fetch_chunk)
+            done = spark.run_chunks(session, urls, fetch_chunk)
     finally:
         storage.remove_tree(folder)
     _drop_rejects_that_are_held(catalog, task)
-    record.counts = dict(counts)
+    record.counts = {"wanted": wanted, "held_before": wanted - missing} | {
+        name: sum(counts[name] for counts in done)
+        for name in ("images", "rejects", "duplicates", "bytes")
+    }
     record.wrote(catalog.images, catalog.rejects)
 
 
@@ -122,149 +124,100 @@ def _fetch_chunk(
             return one + other
 
     rejected = session.sparkContext.accumulator(list[dict[str, Any]](), Rows())
-    fetch = fetch_batches(_limits(spec), dict(getattr(spec.source, "options", {})), rejected.add)
+    fetch = fetch_batches(limits_of(spec), dict(getattr(spec.source, "options", {})), rejected.add)
     work = spark.read_files(session, [url], MANIFEST)
-    fetched = work.mapInArrow(fetch, from_arrow_schema(IMAGES))
-    urls = spark.write_files(fetched, tables.new_folder(catalog.images))
-    doubles = tables.append_new(catalog.images, urls, task.partition, task.writer)
-    rejects = {row["uri"]: row for row in rejected.value}  # a Spark task that ran twice tells twice
-    duplicates = _duplicates(doubles)
-    rejects.update(duplicates)
-    wanted = tables.count_file_rows([url])
-    stored = tables.count_file_rows(urls) - doubles.num_rows
-    rows = [{**row, "partition": task.partition} for row in rejects.values()]
-    written = tables.write_batches(catalog.rejects, [_batch(rows, REJECTS)])
-    tables.append_new(catalog.rejects, written, task.partition, task.writer, key="uri")
+    folder = tables.new_folder(catalog.images)
+    urls = spark.write_files(work.mapInArrow(fetch, from_arrow_schema(IMAGES)), folder)
+    size_bytes = {row["uri"]: row["size_bytes"] for row in _read_rows(urls, "uri", "size_bytes")}
+    left_out = tables.append_new(catalog.images, urls, task.partition, task.writer).to_pylist()
+    if left_out or not urls:
+        storage.remove_tree(folder)  # what was new in it has been written again
+    for row in left_out:
+        size_bytes.pop(row["uri"], None)
+    listed = {row["uri"]: row for row in _read_rows([url], "uri", "label", "etag")}
+    duplicates = _duplicates(left_out, listed)
+    told = {row["uri"]: row for row in rejected.value}  # a Spark task that ran twice tells twice
+    rejects = [{**row, "partition": task.partition} for row in {**told, **duplicates}.values()]
+    written = tables.write_batches(catalog.rejects, [batch(rejects, REJECTS)])
+    tables.append_new(catalog.rejects, written, task.partition, _rejects_writer(task), key="uri")
     return Counter(
-        images=wanted - len(rows), rejects=len(rows), duplicates=len(duplicates), stored=stored
+        listed=len(listed),
+        images=len(size_bytes),
+        rejects=len(rejects),
+        duplicates=len(duplicates),
+        bytes=sum(size_bytes.values()),
     )
 
 
-def fetch_batches(
-    limits: Limits, options: dict[str, Any], reject: Callable[[list[dict[str, Any]]], None]
-) -> Callable[[Iterable[pa.RecordBatch]], Iterator[pa.RecordBatch]]:
-    """The worker's function: manifest batches in, image batches out, rejects told aside."""
-
-    def fetch(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        rejects: list[dict[str, Any]] = []
-        for batch in batches:
-            rows, size_bytes = list[dict[str, Any]](), 0
-            for row in _fetch_rows(batch.to_pylist(), options, limits, rejects):
-                rows.append(row)
-                size_bytes += row["size_bytes"]
-                if size_bytes > BYTES_PER_BATCH:
-                    yield _batch(rows, IMAGES)
-                    rows, size_bytes = [], 0
-            yield _batch(rows, IMAGES)
-        reject(rejects)
-
-    return fetch
-
-
-def _fetch_rows(
-    rows: list[dict[str, Any]],
-    options: dict[str, Any],
-    limits: Limits,
-    rejects: list[dict[str, Any]],
-) -> Iterator[dict[str, Any]]:
-    """Fetch the rows, many at a time where a network lies between; the bad ones go to rejects."""
-    is_remote = not all(storage.is_local(row["uri"]) for row in rows)
-    with ThreadPoolExecutor(REMOTE_THREADS if is_remote else 1) as pool:
-        contents = pool.map(lambda row: _read(row["uri"], options, limits), rows)
-        for row, content in zip(rows, contents, strict=True):
-            try:
-                if isinstance(content, Rejected):
-                    raise content
-                yield _image_row(row, content, limits)
-            except Rejected as rejected:
-                seen = content if isinstance(content, bytes) else b""
-                few = len(rejects) < THUMBNAILS_PER_CHUNK
-                picture = images.thumbnail(seen) if seen and few else None
-                rejects.append(_reject_row(row, rejected, picture))
-
-
-def _read(uri: str, options: dict[str, Any], limits: Limits) -> bytes | Rejected:
-    """The bytes of a uri, at most one more than the limit; Rejected where they are not to be had."""
-    try:
-        fs, path = url_to_fs(uri, **options)
-        with fs.open(path, "rb") as stream:
-            return bytes(stream.read(limits.size_bytes + 1))
-    except (
-        Exception
-    ) as error:  # each file system raises its own; one image must not stop the others
-        return Rejected("unreadable", f"{type(error).__name__}: {error}"[:200])
-
-
-def _image_row(row: dict[str, Any], content: bytes, limits: Limits) -> dict[str, Any]:
-    rotation = row["rotation"] or 0
-    measured = images.measure(content, limits, rotation)
-    return {
-        **vars(measured),
-        **{name: row[name] for name in ("uri", "label", "split_hint", "partition")},
-        "rotation": rotation,
-        "content": content,
-        "size_bytes": len(content),
-    }
-
-
-def _reject_row(row: dict[str, Any], rejected: Rejected, picture: bytes | None) -> dict[str, Any]:
-    return {
-        **{name: row[name] for name in ("uri", "label", "etag")},
-        "stage": "fetch_images",
-        "reason": rejected.reason,
-        "detail": rejected.detail,
-        "attempts": 1,
-        "thumbnail": picture,
-    }
-
-
-def _duplicates(left_out: pa.Table) -> dict[str, dict[str, Any]]:
+def _duplicates(
+    left_out: list[dict[str, Any]], listed: dict[str, dict[str, Any]]
+) -> dict[str, dict[str, Any]]:
     """Reject rows for images whose bytes are held under another uri; one held under its own is none."""
-    doubled: dict[str, dict[str, Any]] = {}
-    for row in left_out.to_pylist():
-        if row["held_by"] != row["uri"]:
-            detail = f"same bytes as {row['held_by']}"
-            doubled[row["uri"]] = _reject_row(
-                {"label": None, "etag": None, **row}, Rejected("duplicate", detail), None
-            )
-    return doubled
+    return {
+        row["uri"]: reject_row(
+            listed[row["uri"]], Rejected("duplicate", f"same bytes as {row['held_by']}"), None
+        )
+        for row in left_out
+        if row["held_by"] != row["uri"]
+    }
 
 
 def _forget_open_rejects(catalog: Catalog, task: TaskRun) -> None:
     """Take out of rejects what is worth another try: passing faults, and files that have changed."""
-    passing = ", ".join(f"'{reason}'" for reason in images.TRANSIENT)
-    again = f"""
-        r.reason IN ({passing})
-        OR (m.uri IS NOT NULL AND m.etag IS NOT NULL AND r.etag IS NOT NULL AND m.etag <> r.etag)
-    """
-    _keep_rejects(catalog, task, again, "LEFT JOIN manifest m ON m.uri = r.uri")
+    passing = ", ".join(_quoted(reason) for reason in images.TRANSIENT)
+    partition = _quoted(task.partition)
+    changed = "SELECT 1 FROM manifest m WHERE m.uri = r.uri AND m.partition = r.partition"
+    _drop_rejects(
+        catalog,
+        task,
+        f"r.partition = {partition} AND "
+        f"(r.reason IN ({passing}) OR EXISTS ({changed} AND m.etag <> r.etag))",
+    )
 
 
 def _drop_rejects_that_are_held(catalog: Catalog, task: TaskRun) -> None:
     """Another run may have stored what this one could not read: then it is no reject."""
-    _keep_rejects(catalog, task, "m.uri IS NOT NULL", "LEFT JOIN images m ON m.uri = r.uri")
+    _drop_rejects(catalog, task, "r.uri IN (SELECT m.uri FROM images m)")
 
 
-def _keep_rejects(catalog: Catalog, task: TaskRun, drop: str, join: str) -> None:
-    """Write the partition's rejects again without those for which the SQL condition holds."""
-    held = tables.claim(catalog.rejects, task.writer)
-    mine = f"r.partition = '{task.partition}'"
-    with tables.query(
-        rejects=catalog.rejects, manifest=catalog.manifest, images=catalog.images
-    ) as sql:
-        if not sql(
-            f"SELECT r.uri FROM rejects r {join} WHERE {mine} AND ({drop}) LIMIT 1"
-        ).num_rows:
-            return
-        kept = sql(f"SELECT DISTINCT r.* FROM rejects r {join} WHERE {mine} AND NOT ({drop})")
-    urls = tables.write_batches(catalog.rejects, kept.to_batches())
-    tables.replace_partition(catalog.rejects, urls, task.partition, held)
+def _drop_rejects(catalog: Catalog, task: TaskRun, condition: str) -> None:
+    """Write rejects again without those for which the SQL condition holds, partition by partition.
+
+    When another run writes rejects meanwhile the claim is void, and we look again.
+    """
+    while True:
+        held = tables.claim(catalog.rejects, _rejects_writer(task))
+        with tables.query(
+            rejects=catalog.rejects, manifest=catalog.manifest, images=catalog.images
+        ) as sql:
+            found = sql(f"SELECT r.partition FROM rejects r WHERE {condition} LIMIT 1").to_pylist()
+            if not found:
+                return
+            partition = found[0]["partition"]
+            kept = sql(
+                f"SELECT r.* FROM rejects r WHERE r.partition = {_quoted(partition)} "
+                f"AND NOT ({condition})"
+            )
+        urls = tables.write_batches(catalog.rejects, kept.to_batches())
+        tables.replace_partition(catalog.rejects, urls, partition, held)
 
 
-def _limits(spec: DatasetSpec) -> Limits:
-    limits = spec.limits
-    return Limits(int(limits.image_megabytes * 2**20), int(limits.image_megapixels * 10**6))
+def _rejects_writer(task: TaskRun) -> Writer:
+    """One identity for all who write rejects, whatever their partition, so that a claim sees them all."""
+    return Writer(task.task, task.writer.run)
 
 
-def _batch(rows: list[dict[str, Any]], schema: pa.Schema) -> pa.RecordBatch:
-    return pa.RecordBatch.from_pylist(rows, schema=schema)
+def _quoted(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"
+
+
+def _count(table: tables.Table, task: TaskRun) -> int:
+    return tables.count_rows(table, partition=task.partition)
+
+
+def _read_rows(urls: list[str], *columns: str) -> Iterator[dict[str, Any]]:
+    """Some columns of Parquet files."""
+    for url in urls:
+        fs, path = storage.filesystem(url)
+        with fs.open(path, "rb") as stream:
+            yield from pq.read_table(stream, columns=list(columns)).to_pylist()

@@ -3,38 +3,45 @@
 import logging
 import sys
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NoReturn
 
 from sightline import ledger, models, spark
-from sightline.catalog import open_catalog
+from sightline.catalog import Catalog, open_catalog
 from sightline.config import load_dataset
 from sightline.errors import REFUSED, SightlineError, StorageError
 
 
 def run(task: str, stage: Callable[..., None]) -> None:
     """Run an ingest stage: `<job>.py DATASET`."""
-    _guard(task, stage, sys.argv[1], ())
+    _guard(task, stage, sys.argv[1])
 
 
 def run_planned(task: str, stage: Callable[..., None]) -> None:
     """Run a training stage on the inputs that its plan has fixed: `<job>.py DATASET VERSION`."""
     dataset, version = sys.argv[1:3]
-    _guard(task, stage, dataset, (models.read_plan(open_catalog(dataset), version),))
+
+    def planned(session: Any, spec: Any, catalog: Catalog, *rest: Any) -> None:
+        stage(session, spec, catalog, *rest, models.read_plan(catalog, version))
+
+    _guard(task, planned, dataset)
 
 
-def _guard(task: str, stage: Callable[..., None], dataset: str, more: tuple[Any, ...]) -> None:
+def _guard(task: str, stage: Callable[..., None], dataset: str) -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
     logging.getLogger("py4j").setLevel(logging.WARNING)
     try:
-        _run(task, stage, dataset, more)
+        _run(task, stage, dataset)
     except SightlineError as error:
-        logging.error("%s%s", REFUSED, error)
-        sys.exit(2)
+        _refuse(error)
     except Exception as error:
-        if "No space left on device" in str(error):
-            logging.error("%s%s", REFUSED, _disk_full(dataset))
-            sys.exit(2)
-        raise
+        if "No space left on device" not in str(error):
+            raise
+        _refuse(_disk_full(dataset))
+
+
+def _refuse(error: SightlineError) -> NoReturn:
+    logging.error("%s%s", REFUSED, " ".join(str(error).split()))
+    sys.exit(2)
 
 
 def _disk_full(dataset: str) -> StorageError:
@@ -45,12 +52,13 @@ def _disk_full(dataset: str) -> StorageError:
     )
 
 
-def _run(task: str, stage: Callable[..., None], dataset: str, more: tuple[Any, ...]) -> None:
+def _run(task: str, stage: Callable[..., None], dataset: str) -> None:
     spec, catalog = load_dataset(dataset), open_catalog(dataset)
+    task_run = ledger.task_from_environment(task)
     session = spark.start_session(f"{task} {dataset}")
     try:
-        with ledger.recording(catalog, ledger.task_from_environment(task)) as record:
-            stage(session, spec, catalog, ledger.task_from_environment(task), record, *more)
+        with ledger.recording(catalog, task_run) as record:
+            stage(session, spec, catalog, task_run, record)
     finally:
         session.stop()
     counts = ", ".join(f"{name} {value}" for name, value in record.counts.items())

@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import unquote
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -86,7 +87,7 @@ def file_urls(table: Table, version: int | None = None, partition: str | None = 
     opened = open_table(table, version)
     if opened is None:
         return []
-    return sorted(opened.file_uris(file_pruning_predicate=_slice(table, partition)))
+    return sorted(_file_urls(opened, _slice(table, partition)))
 
 
 def count_rows(table: Table, version: int | None = None, partition: str | None = None) -> int:
@@ -126,7 +127,7 @@ def held_values(
     """Which of these values a column of the table holds, leaving one partition out of account."""
     opened = open_table(table)
     others = _slice(table, but_partition, "!=")
-    files = opened.file_uris(file_pruning_predicate=others) if opened else []
+    files = _file_urls(opened, others) if opened else []
     if not files or not values:
         return set()
     ours = ds.field(column).isin(pa.array(values))
@@ -314,6 +315,12 @@ def _slice(table: Table, partition: str | None, operator: str = "=") -> Slice | 
     return [(table.partition_by, operator, partition)]
 
 
+def _file_urls(opened: DeltaTable, searched: Slice | None) -> list[str]:
+    """Files of a version; delta-rs writes local paths as in a URL, where a space is %20."""
+    urls = opened.file_uris(file_pruning_predicate=searched)
+    return [unquote(url) if storage.is_local(url) else url for url in urls]
+
+
 def _add_action(table: Table, url: str, partition: str | None) -> AddAction:
     fs, path = storage.filesystem(url)
     root = storage.filesystem(table.url)[1]
@@ -338,7 +345,7 @@ def _held_by(
     searched = _slice(table, partition if scoped else None)
     name = "uri" if "uri" in ours.schema.names else key
     holders: dict[str, str] = {}
-    files = opened.file_uris(file_pruning_predicate=searched)
+    files = _file_urls(opened, searched)
     if files:
         ours_keys = ds.field(key).isin(ours[key].combine_chunks())
         held = _dataset(files, table.schema).to_table(columns=sorted({key, name}), filter=ours_keys)

@@ -20,7 +20,8 @@ AIRFLOW_LOGGERS = ("airflow.dag_processing", "airflow.providers.openlineage", "o
 NOISE = re.compile(
     r"^(::(end)?group::|at [\w.$/]+\(|\.\.\. \d+ more|SQLSTATE: |[\^~ ]+$|Spark-Submit cmd: |"
     r"WARNING: Using incubator modules|Closing down clientserver|Worker startup parse complete|"
-    r"\d\d/\d\d/\d\d \d\d:\d\d:\d\d (INFO|WARN) |Setting default log level|Setting Spark log level|To adjust logging level|"
+    r"\d\d/\d\d/\d\d \d\d:\d\d:\d\d (INFO|WARN) |"
+    r"Setting default log level|Setting Spark log level|To adjust logging level|"
     r"Using Spark's default log4j|JVM stacktrace:|Driver stacktrace:|$)"
 )
 EXCEPTION = re.compile(
