@@ -164,7 +164,7 @@ class World:
         self.record("ingest_pets", "featurize", "10:01", 2.5, images=24, featurized=0, known=24)
         self.record("train_pets", "train", "10:02", 61.0, rows=18)
 
-    def record(self, dag_id: str, task: str, at: str, seconds: float, **counts: int) -> None:
+    def record(self, dag_id: str, task: str, at: str, seconds: float, **counts: Any) -> None:
         run = ledger.TaskRun(dag_id, "run", task, "all")
         started_at = f"2026-11-21T{at}:00+00:00"
         record = ledger.Record(task, dag_id, "run", "all", started_at, seconds, counts)
@@ -490,6 +490,13 @@ def test_timings_show_speed_where_images_were_counted(world: World) -> None:
     assert "train 18 rows 61 s" in text
 
 
+def test_a_task_that_had_nothing_to_do_says_why(world: World) -> None:
+    world.page()
+    world.record("train_pets", "reduce", "10:01", 0.1, components=0, skipped="nothing to reduce")
+    text = Page(report_of(world.catalog)).sections["timings"]
+    assert "reduce skipped: nothing to reduce 0.1 s" in text
+
+
 def test_a_missing_run_is_said(world: World) -> None:
     world.with_records = False
     assert "No record of an ingest run is held." in Page(world.page()).sections["timings"]
@@ -574,7 +581,13 @@ def test_a_percentage_is_0_or_100_only_where_the_share_is(share: float, text: st
 
 @pytest.mark.parametrize(
     ("seconds", "text"),
-    [(3.24, "3.2 s"), (119.6, "2 min 0 s"), (725, "12 min 5 s"), (4321, "1 h 12 min")],
+    [
+        (0.0, "<0.1 s"),
+        (3.24, "3.2 s"),
+        (119.6, "2 min 0 s"),
+        (725, "12 min 5 s"),
+        (4321, "1 h 12 min"),
+    ],
 )
 def test_durations_are_read_in_the_fitting_unit(seconds: float, text: str) -> None:
     assert formats.duration(seconds) == text
@@ -591,7 +604,15 @@ def test_ticks_reach_the_largest_value_in_few_round_steps(largest: float) -> Non
     ticks = charts.ticks_up_to(largest)
     assert ticks[0] == 0
     assert largest * (1 - 1e-9) <= ticks[-1] < largest * 2
-    assert 2 <= len(ticks) <= 6
+    assert 3 <= len(ticks) <= 6
+
+
+def test_many_components_are_drawn_as_a_line() -> None:
+    few, many = (charts.each_component([1 / count] * count) for count in (60, 61))
+    assert len(few.bars) == 60
+    assert few.line == ""
+    assert many.bars == []
+    assert len(many.line.split()) == 61
 
 
 @pytest.mark.parametrize("count", [1, 2, 60, 61, 2048])

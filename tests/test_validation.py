@@ -13,8 +13,9 @@ from typing import Any
 import fsspec
 import pyarrow as pa
 import pytest
+from fsspec.implementations.memory import MemoryFileSystem
 
-from sightline import tables, validation
+from sightline import storage, tables, validation
 from sightline.catalog import Catalog
 from sightline.config import LimitsSpec
 from sightline.errors import CheckFailed, ConfigError
@@ -446,6 +447,33 @@ def test_validations_that_end_together_are_all_in_the_index(catalog: Catalog) ->
         f"validations/manifest/{Path(page).name}" for page in pages
     }
     assert {path.suffix for path in Path(catalog.checks).rglob("*.*")} == {".html", ".json"}
+
+
+class Meantime(MemoryFileSystem):
+    """Storage on which another validation ends whenever an index is written for the first time."""
+
+    protocol = "meantime"
+    other = "20261105T030000-passed-another-0123abcd"
+
+    @classmethod
+    def _strip_protocol(cls, path: str) -> str:
+        return str(MemoryFileSystem._strip_protocol(path.replace("meantime://", "memory://")))
+
+    def pipe_file(self, path: str, value: bytes, **options: Any) -> None:
+        """Write a file, as in memory."""
+        super().pipe_file(path, value, **options)
+        if path.endswith("index.html"):
+            super().pipe_file(path.replace("index", f"validations/images/{self.other}"), b"")
+
+
+def test_a_validation_that_ends_while_the_index_is_written_is_listed_too() -> None:
+    import_great_expectations()
+    fsspec.register_implementation("meantime", Meantime, clobber=True)
+    catalog = Catalog("pets", "meantime://test_meantime/pets")
+    page = data_docs.publish(catalog, "features", NIGHT, [])
+    index = storage.read_bytes(storage.join(catalog.checks, "index.html")).decode()
+    assert Path(page).name in index
+    assert Meantime.other in index
 
 
 def test_data_docs_are_kept_on_storage_that_is_not_local() -> None:

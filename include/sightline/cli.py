@@ -179,11 +179,11 @@ def _server(settings: Settings) -> Iterator[Server]:
 
 @contextmanager
 def _step(what: str) -> Iterator[None]:
+    """One line for each step: what it makes, and how long it took."""
     began = time.monotonic()
+    out.print(f"{what} ... ", end="", soft_wrap=True)
     yield
-    seconds = time.monotonic() - began
-    if seconds >= 2:  # else it was there already
-        out.print(f"{what}: made in {seconds:.0f} s")
+    out.print(f"{time.monotonic() - began:.0f} s")
 
 
 def _tell_address(settings: Settings, server: Server) -> None:

@@ -92,12 +92,17 @@ class TrainSpec(Section):
 
     head: Literal["logistic_regression"] = "logistic_regression"
     # L2, the grid of the cross-validation
-    penalties: tuple[Annotated[float, Field(ge=0)], ...] = Field(
-        (0.0003, 0.003, 0.03, 0.3), min_length=1
-    )
+    penalties: tuple[Annotated[float, Field(ge=0)], ...] = (0.0003, 0.003, 0.03, 0.3)
     folds: int = Field(3, ge=2, le=10)
     max_iterations: int = Field(100, ge=1)
     seed: int = 0
+
+    @field_validator("penalties")
+    @classmethod
+    def _some(cls, penalties: tuple[float, ...]) -> tuple[float, ...]:
+        if not penalties:
+            raise ValueError("give at least one")
+        return penalties
 
 
 class LimitsSpec(Section):
@@ -127,7 +132,8 @@ class DatasetSpec(Section):
     @classmethod
     def _is_cron(cls, schedule: str | None) -> str | None:
         if schedule is not None and schedule != cls.model_fields["schedule"].default:
-            from croniter import croniter  # a quarter of a second, for the few that need it
+            # A quarter of a second, for the few that need it.
+            from croniter import croniter  # type: ignore[import-untyped]
 
             if not croniter.is_valid(schedule):
                 raise ValueError(f"{schedule!r} is not a cron expression such as '0 0 * * *'")

@@ -7,15 +7,12 @@ both and never in neither. What is held, or finally rejected, is not asked for a
 import logging
 import math
 import uuid
-from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from pathlib import Path
+from collections import Counter
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from fsspec.core import url_to_fs
 
 from sightline import images, spark, storage, tables
 from sightline.catalog import Catalog
@@ -26,6 +23,7 @@ from sightline.ledger import Record, TaskRun
 from sightline.progress import Progress
 from sightline.schemas import IMAGES, MANIFEST, REJECTS
 from sightline.sources import SOURCES
+from sightline.sources.fetching import fetch_batches, reject_row, to_batch
 from sightline.tables import Writer
 
 if TYPE_CHECKING:
@@ -47,7 +45,7 @@ def list_images(spec: DatasetSpec, catalog: Catalog, task: TaskRun, record: Reco
     def batches() -> Iterator[pa.RecordBatch]:
         for rows in SOURCES[spec.source.type].list_images(spec.source, catalog, task.partition):
             listed.update(row["label"] for row in rows)
-            yield batch([{**row, "partition": task.partition} for row in rows], MANIFEST)
+            yield to_batch([{**row, "partition": task.partition} for row in rows], MANIFEST)
 
     urls = tables.write_batches(catalog.manifest, batches())
     elsewhere = tables.count_rows(catalog.manifest) - _count(catalog.manifest, task)
@@ -124,7 +122,7 @@ def _fetch_chunk(
             return one + other
 
     rejected = session.sparkContext.accumulator(list[dict[str, Any]](), Rows())
-    fetch = fetch_batches(limits_of(spec), dict(getattr(spec.source, "options", {})), rejected.add)
+    fetch = fetch_batches(_limits(spec), dict(getattr(spec.source, "options", {})), rejected.add)
     work = spark.read_files(session, [url], MANIFEST)
     folder = tables.new_folder(catalog.images)
     urls = spark.write_files(work.mapInArrow(fetch, from_arrow_schema(IMAGES)), folder)
@@ -138,7 +136,7 @@ def _fetch_chunk(
     duplicates = _duplicates(left_out, listed)
     told = {row["uri"]: row for row in rejected.value}  # a Spark task that ran twice tells twice
     rejects = [{**row, "partition": task.partition} for row in {**told, **duplicates}.values()]
-    written = tables.write_batches(catalog.rejects, [batch(rejects, REJECTS)])
+    written = tables.write_batches(catalog.rejects, [to_batch(rejects, REJECTS)])
     tables.append_new(catalog.rejects, written, task.partition, _rejects_writer(task), key="uri")
     return Counter(
         listed=len(listed),
@@ -205,6 +203,11 @@ def _drop_rejects(catalog: Catalog, task: TaskRun, condition: str) -> None:
 def _rejects_writer(task: TaskRun) -> Writer:
     """One identity for all who write rejects, whatever their partition, so that a claim sees them all."""
     return Writer(task.task, task.writer.run)
+
+
+def _limits(spec: DatasetSpec) -> Limits:
+    limits = spec.limits
+    return Limits(int(limits.image_megabytes * 2**20), int(limits.image_megapixels * 10**6))
 
 
 def _quoted(text: str) -> str:

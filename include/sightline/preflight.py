@@ -3,9 +3,10 @@
 Each check returns one line of fact, or raises a SightlineError whose sentence says what to do.
 """
 
+import math
 import os
 
-from sightline import backbones, storage
+from sightline import backbones, storage, tables
 from sightline.catalog import open_catalog
 from sightline.config import DatasetSpec
 from sightline.errors import ResourceError, SourceError
@@ -18,13 +19,15 @@ SPARK_BYTES = 3 * 2**30  # a driver and two workers with a network each
 
 def check(spec: DatasetSpec, partition: str | None = None) -> list[str]:
     """Run every check; the facts are for a person to read."""
-    survey = SOURCES[spec.source.type].survey(spec.source)
-    facts = [_check_classes(spec, survey)]
-    dim, fact = _check_weights(spec)
-    facts.append(fact)
-    facts.append(_check_disk(spec, survey, dim))
-    facts.append(_check_memory(spec, survey, dim))
-    return facts
+    return check_survey(spec, SOURCES[spec.source.type].survey(spec.source))
+
+
+def check_survey(spec: DatasetSpec, survey: Survey) -> list[str]:
+    """The checks that follow from what a source holds."""
+    classes = _check_classes(spec, survey)
+    dim, weights = _check_weights(spec)
+    memory = _check_memory(spec, survey, dim)
+    return [classes, weights, _check_disk(spec, survey, dim), memory]
 
 
 def _check_classes(spec: DatasetSpec, survey: Survey) -> str:
@@ -67,11 +70,14 @@ def _check_weights(spec: DatasetSpec) -> tuple[int, str]:
 
 
 def _check_disk(spec: DatasetSpec, survey: Survey, dim: int) -> str:
+    """What is held already is not written again, so a nightly run needs room for the new images only."""
     catalog = open_catalog(spec.name)
-    images = survey.size_bytes
-    if images is None:
-        images = survey.images * TYPICAL_IMAGE_BYTES
-    needed = int(1.2 * images) + 2 * survey.images * dim * 4 + KEPT_FREE_BYTES
+    known = tables.count_rows(catalog.images) + tables.count_rows(catalog.rejects)
+    new = max(0, survey.images - known)
+    per_image = TYPICAL_IMAGE_BYTES
+    if survey.size_bytes is not None:
+        per_image = math.ceil(survey.size_bytes / survey.images)
+    needed = int(1.2 * new * per_image) + 2 * survey.images * dim * 4 + KEPT_FREE_BYTES
     free = storage.free_bytes(catalog.root)
     if free is None:
         return f"disk: about {_size(needed)} will be written to {catalog.root}"

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from importlib.metadata import version
 from pathlib import Path
@@ -110,7 +110,7 @@ def spark_url(url: str) -> str:
 def start_workers(session: "SparkSession") -> None:
     """Let Python workers start in the background, while the driver prepares."""
 
-    def pass_on(batches: Iterable[pa.RecordBatch]) -> Iterable[pa.RecordBatch]:
+    def pass_on(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         return batches
 
     job = session.range(1, numPartitions=1).mapInArrow(pass_on, "id long").write.format("noop")
@@ -128,11 +128,12 @@ def run_chunks(
     at_once = min(spark.sparkContext.defaultParallelism, 8) + 1
     with ThreadPoolExecutor(at_once) as pool:
         futures = [pool.submit(work, chunk) for chunk in chunks]
-        wait(futures, return_when=FIRST_EXCEPTION)
-        for future in futures:
-            if future.done() and not future.cancelled() and future.exception():
-                pool.shutdown(wait=False, cancel_futures=True)
-                spark.sparkContext.cancelAllJobs()
+        done, _ = wait(futures, return_when=FIRST_EXCEPTION)
+        failure = next((error for future in done if (error := future.exception())), None)
+        if failure:
+            pool.shutdown(wait=False, cancel_futures=True)
+            spark.sparkContext.cancelAllJobs()
+            raise failure  # not what its end does to the chunks beside it
         return [future.result() for future in futures]
 
 

@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import uuid
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +63,8 @@ def write_bytes(url: str, content: bytes) -> None:
         beside.write_bytes(content)
         beside.replace(target)
     except OSError as error:
-        beside.unlink(missing_ok=True)
+        with suppress(OSError):  # it may be neither there nor removable
+            beside.unlink()
         raise StorageError(f"Cannot write {url}: {error.strerror or error}.") from error
 
 

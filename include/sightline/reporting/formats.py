@@ -34,6 +34,8 @@ def percent(share: float | None, digits: int = 1) -> str:
 
 def duration(seconds: float) -> str:
     """A time that was taken: 3.2 s, 45 s, 12 min 5 s, 1 h 12 min."""
+    if seconds < 0.05:
+        return "<0.1 s"
     if seconds < 9.95:
         return f"{seconds:.1f} s"
     whole = round(seconds)

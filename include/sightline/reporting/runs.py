@@ -21,7 +21,7 @@ COUNTED = {
         "val": "val",
         "test": "test",
         "new": "new",
-        "straddling": "set aside, near-copies of both train and test images",
+        "straddling": "groups of near-copies straddle splits",
     },
     "reduce": {"components": "components"},
     "train": {"rows": "rows"},
@@ -66,6 +66,8 @@ def _task(record: dict[str, Any]) -> dict[str, Any]:
 
 
 def _note(task: str, counts: dict[str, Any]) -> str:
+    if "skipped" in counts:
+        return f"skipped: {counts['skipped']}"
     phrases = CHECKED if task.startswith("validate_") else COUNTED.get(task, {})
     said = [
         f"{number(counts[key])} {phrase}"

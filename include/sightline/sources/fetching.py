@@ -13,19 +13,12 @@ import pyarrow as pa
 from fsspec.core import url_to_fs
 
 from sightline import images, storage
-from sightline.config import DatasetSpec
 from sightline.images import Limits, Rejected
 from sightline.schemas import IMAGES
 
 BYTES_PER_BATCH = 32 * 2**20
 REMOTE_THREADS = 16
 THUMBNAILS_PER_CHUNK = 8
-
-
-def limits_of(spec: DatasetSpec) -> Limits:
-    """The largest image that a dataset takes."""
-    limits = spec.limits
-    return Limits(int(limits.image_megabytes * 2**20), int(limits.image_megapixels * 10**6))
 
 
 def fetch_batches(
@@ -41,9 +34,9 @@ def fetch_batches(
                 rows.append(row)
                 size_bytes += row["size_bytes"]
                 if size_bytes > BYTES_PER_BATCH:
-                    yield batch(rows, IMAGES)
+                    yield to_batch(rows, IMAGES)
                     rows, size_bytes = [], 0
-            yield batch(rows, IMAGES)
+            yield to_batch(rows, IMAGES)
         reject(rejects)
 
     return fetch
@@ -95,7 +88,7 @@ def _read(uri: str, options: dict[str, Any], limits: Limits) -> bytes | Rejected
 
 def _open(uri: str, options: dict[str, Any]) -> Any:
     if storage.is_local(uri):  # as it is: fsspec would take '::' in a name for its own
-        return Path(uri).open("rb")
+        return Path(uri.removeprefix("file://")).open("rb")
     fs, path = url_to_fs(uri, **options)
     return fs.open(path, "rb")
 
@@ -124,6 +117,6 @@ def reject_row(row: dict[str, Any], rejected: Rejected, picture: bytes | None) -
     }
 
 
-def batch(rows: list[dict[str, Any]], schema: pa.Schema) -> pa.RecordBatch:
+def to_batch(rows: list[dict[str, Any]], schema: pa.Schema) -> pa.RecordBatch:
     """Rows as a batch; columns left out are null."""
     return pa.RecordBatch.from_pylist(rows, schema=schema)

@@ -1,0 +1,36 @@
+# What one does with Sightline; `make help` lists it.
+.DEFAULT_GOAL := help
+.PHONY: help demo run up down status test check environment development lock
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+demo: environment ## handwritten digits, end to end: ingest, features, classifier, report
+	@.venv/bin/sightline demo
+
+run: environment ## the same for a dataset of yours: DATASET=flowers [PARTITION=2026-11-05]
+	@.venv/bin/sightline run '$(or $(DATASET),$(error Say which dataset: make run DATASET=flowers))' $(if $(PARTITION),--partition '$(PARTITION)')
+
+status: environment ## what is there of each dataset
+	@.venv/bin/sightline status
+
+up: environment ## Airflow with its UI, until Ctrl-C
+	@.venv/bin/sightline up
+
+down: environment ## stop Airflow with all it runs
+	@.venv/bin/sightline down
+
+test: check ## make check, then every test; ARGS='-k tables' picks some
+	@.venv/bin/pytest $(ARGS)
+
+check: development ## ruff and mypy
+	@.venv/bin/ruff check && .venv/bin/ruff format --check && .venv/bin/mypy
+
+environment:
+	@scripts/environment.sh
+
+development:
+	@scripts/environment.sh development
+
+lock: ## requirements*.txt anew from requirements*.in
+	@scripts/environment.sh lock

@@ -1,0 +1,146 @@
+#!/usr/bin/env bash
+# Makes .venv as the lock files say, and does nothing when it is so already.
+#
+#   scripts/environment.sh                 what Sightline runs on
+#   scripts/environment.sh development     and what its tests and checks need
+#   scripts/environment.sh lock            writes the lock files anew from requirements*.in
+#
+# Needs Python 3.11, git, and pip or uv. An install that was interrupted is made again.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+STATE=${SIGHTLINE_STATE:-.sightline}
+LOG=$STATE/environment.log
+UNFINISHED=.venv/.unfinished # stands while packages are being installed
+
+main() {
+    mkdir -p "$STATE"
+    : >"$LOG"
+    case ${1:-} in
+    lock) write_locks ;;
+    development)
+        make_environment
+        add_development
+        ;;
+    "") make_environment ;;
+    *) fail "scripts/environment.sh knows 'development' and 'lock', not '$1'." ;;
+    esac
+}
+
+make_environment() {
+    check_java
+    local wanted
+    wanted="$PWD $(hash_of requirements.txt)"
+    if [ -e $UNFINISHED ] || [ "$(stamp_of packages)" != "$wanted" ] || ! .venv/bin/python -c ''; then
+        find_uv
+        rm -rf .venv
+        step "Python environment .venv" uv venv --quiet --python 3.11 .venv
+        touch $UNFINISHED
+        step "packages (torch, Spark, Airflow: 7 GB, minutes when they are downloaded)" \
+            install_packages --compile-bytecode -r requirements.txt
+        finish packages "$wanted"
+    fi
+    wanted=$(hash_of pyproject.toml)
+    if [ "$(stamp_of sightline)" != "$wanted" ]; then
+        find_uv
+        touch $UNFINISHED
+        step "the sightline command" install_packages --editable .
+        finish sightline "$wanted"
+    fi
+    if [ ! -e .venv/.stamp-prepared ] || [ ! -e "$STATE/airflow/migrated" ]; then
+        .venv/bin/sightline prepare || echo "Starts will be slower; that is all." >&2
+        finish prepared yes
+    fi
+}
+
+add_development() {
+    local wanted
+    wanted=$(hash_of requirements-dev.txt)
+    if [ "$(stamp_of development)" != "$wanted" ]; then
+        find_uv
+        touch $UNFINISHED
+        step "packages for tests and checks" install_packages --compile-bytecode -r requirements-dev.txt
+        finish development "$wanted"
+    fi
+}
+
+write_locks() {
+    find_uv
+    local compile=("$UV" pip compile --quiet --python-version 3.11 --no-emit-index-url)
+    "${compile[@]}" --override requirements-overrides.txt requirements.in -o requirements.txt
+    "${compile[@]}" requirements-dev.in -o requirements-dev.txt
+}
+
+# Spark 4.3 needs Java 17 with the incubator module that some slim runtimes leave out.
+check_java() {
+    has_java && return
+    if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
+        step "Java 17 from the system's packages" install_java
+        has_java && return
+    fi
+    fail "Sightline needs a Java 17 or newer with the module jdk.incubator.vector: install it with" \
+        "'sudo apt-get install openjdk-17-jdk-headless' (macOS: 'brew install openjdk@17'; elsewhere" \
+        "adoptium.net), or set JAVA_HOME, and run this again."
+}
+
+has_java() {
+    local modules version
+    modules=$("${JAVA_HOME:+$JAVA_HOME/bin/}java" --list-modules 2>/dev/null) || return 1
+    version=$(sed -n 's/^java\.base@\([0-9]*\).*/\1/p' <<<"$modules")
+    grep -q '^jdk\.incubator\.vector' <<<"$modules" && [ "${version:-0}" -ge 17 ]
+}
+
+install_java() {
+    export DEBIAN_FRONTEND=noninteractive
+    apt-get update
+    apt-get install -y --no-install-recommends openjdk-17-jdk-headless ||
+        apt-get install -y --no-install-recommends openjdk-21-jdk-headless
+}
+
+# uv of the machine, else our own: pip's --target works where the system's Python is closed to pip.
+find_uv() {
+    [ -n "${UV:-}" ] && return
+    if uv --version >/dev/null 2>&1; then
+        UV=uv
+        return
+    fi
+    UV=$STATE/uv/bin/uv
+    "$UV" --version >/dev/null 2>&1 && return
+    local python
+    python=$(command -v python3.11 || command -v python3) || fail "Sightline needs Python 3.11."
+    rm -rf "$STATE/uv"
+    step "uv, which installs the packages" "$python" -m pip install --quiet --target "$STATE/uv" uv
+}
+
+uv() { command "${UV:-uv}" "$@"; }
+
+install_packages() { uv pip install --quiet --python .venv/bin/python --no-deps "$@"; }
+
+# One line for each step: what it makes, and how long it took.
+step() {
+    local what=$1 began=$SECONDS
+    shift
+    printf '%s ... ' "$what"
+    if ! "$@" >>"$LOG" 2>&1; then
+        echo failed
+        tail -n 5 "$LOG" >&2
+        fail "All of its output is in $LOG."
+    fi
+    echo "$((SECONDS - began)) s"
+}
+
+finish() {
+    echo "$2" >".venv/.stamp-$1"
+    rm -f $UNFINISHED
+}
+
+stamp_of() { cat ".venv/.stamp-$1" 2>/dev/null || true; }
+
+hash_of() { cksum <"$1"; }
+
+fail() {
+    echo "$*" >&2
+    exit 1
+}
+
+main "$@"
