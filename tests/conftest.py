@@ -1,18 +1,27 @@
 """What many tests share: places of their own, one Spark session, small generated photos."""
 
+import http.server
 import io
 import os
+import subprocess
 import sys
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from PIL import Image
+
+from sightline import images, tables
 from sightline.catalog import Catalog, open_catalog
 from sightline.config import DatasetSpec, read_dataset
 from sightline.ledger import Record, TaskRun
+from sightline.tables import Table, Writer
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -52,6 +61,36 @@ def shared_data() -> Path:
     return SHARED_DATA
 
 
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of 64 MiB, or a skip where we may not mount one."""
+    disk = tmp_path / "small disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", str(disk)]
+    if os.geteuid() or subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("no right to mount a small disk")
+    yield disk
+    subprocess.run(["umount", "--lazy", str(disk)], check=True)
+
+
+class QuietHandler(http.server.SimpleHTTPRequestHandler):
+    """The standard library's file server without its log."""
+
+    def log_message(self, *_: Any) -> None:
+        """Say nothing."""
+
+
+@contextmanager
+def web_server(handler: Callable[..., Any]) -> Iterator[str]:
+    """A web server on a free port of this machine; yields its address."""
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.02,))
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+        thread.join()
+
+
 def write_photos(folder: Path, per_class: dict[str, int], side: int = 48, seed: int = 0) -> Path:
     """Write distinct JPEG files <folder>/<class>/<number>.jpg; each class has a colour of its own."""
     rng = np.random.default_rng(seed)
@@ -64,7 +103,9 @@ def write_photos(folder: Path, per_class: dict[str, int], side: int = 48, seed: 
     return folder
 
 
-def jpeg(rng: np.random.Generator, base: "np.ndarray[tuple[int], np.dtype[np.int64]]", side: int) -> bytes:
+def jpeg(
+    rng: np.random.Generator, base: "np.ndarray[tuple[int], np.dtype[np.int64]]", side: int
+) -> bytes:
     """A noisy picture around a colour."""
     coarse = rng.normal(base, 60, (6, 6, 3)).clip(0, 255).astype("uint8")
     picture = Image.fromarray(coarse).resize((side, side), Image.Resampling.BICUBIC)
@@ -78,6 +119,21 @@ def write_dataset(places: Path, name: str, text: str) -> DatasetSpec:
     path = places / "datasets" / f"{name}.yaml"
     path.write_text(text)
     return read_dataset(path)
+
+
+def image_row(content: bytes, label: str, **more: Any) -> dict[str, Any]:
+    """A row of the images table, measured from the bytes as the ingest does."""
+    measured = images.measure(content, images.Limits(2**26, 10**8))
+    row = {"uri": f"mem://{label}/{measured.image_id}", "label": label, "split_hint": None}
+    row |= {"content": content, "size_bytes": len(content), "rotation": 0, "partition": "all"}
+    return {**row, **asdict(measured), **more}
+
+
+def store_rows(table: Table, rows: list[dict[str, Any]], partition: str | None = "all") -> None:
+    """Append rows to a table: one file, one commit."""
+    batch = pa.RecordBatch.from_pylist(rows, schema=table.schema)
+    urls = tables.write_batches(table, [batch])
+    tables.append_new(table, urls, partition if table.partition_by else None, Writer("tests"))
 
 
 def make_task(task: str, partition: str = "all", run_id: str = "run-1") -> tuple[TaskRun, Record]:

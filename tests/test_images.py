@@ -223,6 +223,12 @@ def test_bytes_that_are_no_image_of_ours_are_told_apart(content: bytes, reason: 
     assert reason_of(content) == reason
 
 
+def test_a_page_in_place_of_an_image_is_called_a_page() -> None:
+    with pytest.raises(Rejected) as caught:
+        measure(b"\n<!DOCTYPE html><title>429</title>", LIMITS)
+    assert caught.value.detail == "markup (HTML or XML), perhaps an error page"
+
+
 def test_a_format_that_is_not_ours_is_not_opened() -> None:
     for image_format in ("TIFF", "ICO"):
         assert reason_of(encoded(uneven(16, 16), image_format)) == "unsupported_format"

@@ -1,14 +1,11 @@
 """Sources: what a folder holds, on a disk, in S3 or behind a web server, and how they say no."""
 
 import functools
-import http.server
 import logging
 import os
 import socket
-import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -23,29 +20,11 @@ from sightline.images import Limits
 from sightline.schemas import MANIFEST
 from sightline.sources import digits, folder
 from sightline.sources.fetching import fetch_batches, to_batch
-from tests.conftest import write_photos
+from tests.conftest import QuietHandler, web_server, write_photos
 
 ODD_NAMES = ["a b.jpg", "ünï ☂.jpg", "50%.jpg", "%41.jpg", "no#1.jpg", "who?.jpg", "a+b&c=d;e'.jpg"]
 
 Offer: TypeAlias = Callable[[Path], FolderSource]
-
-
-class QuietHandler(http.server.SimpleHTTPRequestHandler):
-    """The standard library's file server without its log."""
-
-    def log_message(self, *_: Any) -> None:
-        """Say nothing."""
-
-
-@contextmanager
-def web_server(handler: Callable[..., Any]) -> Iterator[str]:
-    """A web server on a free port of this machine; yields its address."""
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        thread = threading.Thread(target=server.serve_forever, args=(0.02,))
-        thread.start()
-        yield f"http://127.0.0.1:{server.server_port}"
-        server.shutdown()
-        thread.join()
 
 
 @pytest.fixture

@@ -2,12 +2,18 @@
 
 import json
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
+import boto3
+import pyarrow as pa
 import pytest
+from moto.server import ThreadedMotoServer
+from s3fs import S3FileSystem
 
-from sightline import storage
+from sightline import storage, tables
 from sightline.errors import StorageError
+from sightline.tables import Table, Writer
 
 
 @pytest.fixture(params=["local", "memory"])
@@ -76,14 +82,60 @@ def test_a_reader_sees_the_old_file_or_the_new_one(tmp_path: Path) -> None:
 
 def test_a_file_that_cannot_be_written_is_named_and_leaves_nothing(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"not a folder")
-    with pytest.raises(
-        StorageError, match=r"^Cannot write .*file/x: .*exists"
-    ):
+    with pytest.raises(StorageError, match=r"^Cannot write .*file/x: .*exists"):
         storage.write_bytes(str(tmp_path / "file" / "x"), b"1")
     (tmp_path / "folder").mkdir()
     with pytest.raises(StorageError, match="Is a directory"):
         storage.write_bytes(str(tmp_path / "folder"), b"1")
     assert not list(tmp_path.glob(".*"))
+
+
+@pytest.fixture(scope="module")
+def bucket() -> Iterator[str]:
+    """The URL of a bucket on a real S3 server of this machine."""
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("AWS_ACCESS_KEY_ID", "test")
+        environment.setenv("AWS_SECRET_ACCESS_KEY", "test")
+        environment.setenv("AWS_DEFAULT_REGION", "us-east-1")
+        host, port = server.get_host_and_port()
+        environment.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
+        boto3.client("s3").create_bucket(Bucket="pets-bucket")
+        S3FileSystem.clear_instance_cache()  # one of another test would ask another server
+        yield "s3://pets-bucket"
+    S3FileSystem.clear_instance_cache()
+    server.stop()
+
+
+def test_what_another_process_wrote_to_an_object_store_is_seen_at_once(bucket: str) -> None:
+    other = boto3.client("s3")
+    storage.write_bytes(f"{bucket}/folder/ours", b"1")
+    assert storage.list_names(f"{bucket}/folder") == ["ours"]
+    other.put_object(Bucket="pets-bucket", Key="folder/theirs", Body=b"2")
+    assert storage.list_names(f"{bucket}/folder") == ["ours", "theirs"]
+    assert storage.read_bytes(f"{bucket}/folder/theirs") == b"2"
+    other.delete_object(Bucket="pets-bucket", Key="folder/ours")
+    assert not storage.exists(f"{bucket}/folder/ours")
+
+
+def test_tables_live_on_an_object_store(bucket: str) -> None:
+    schema = pa.schema([("image_id", pa.string()), ("split", pa.string())])
+    splits = Table("splits", f"{bucket}/pets/splits", schema)
+
+    def files(*ids: str) -> list[str]:
+        columns = {"image_id": list(ids), "split": ["train"] * len(ids)}
+        return tables.write_batches(splits, [pa.RecordBatch.from_pydict(columns, schema=schema)])
+
+    stale = tables.claim(splits, Writer("split:all"))
+    claim = tables.claim(splits, Writer("split:all"))
+    assert tables.replace_partition(splits, files("1", "2"), None, claim) == 1
+    assert tables.replace_partition(splits, files("9"), None, stale) is None
+    assert tables.append_new(splits, files("2", "3"), None, Writer("more:all")).num_rows == 1
+    with tables.query(splits=splits) as sql:
+        assert sql("SELECT image_id FROM splits ORDER BY 1")["image_id"].to_pylist() == [*"123"]
+    assert sum(batch.num_rows for batch in tables.read_batches(splits, ["split"])) == 3
+    assert tables.count_rows(splits) == 3
 
 
 def test_urls_are_joined_with_single_slashes() -> None:

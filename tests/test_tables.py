@@ -10,9 +10,10 @@ from threading import BrokenBarrierError
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
-from sightline import tables
+from sightline import schemas, tables
 from sightline.errors import StorageError
 from sightline.tables import Table, Writer
 
@@ -179,6 +180,14 @@ def test_a_key_that_repeats_within_one_append_keeps_its_first_row(table: Table) 
     assert _uris(table) == ["again-3", "uri-1", "uri-2"]
 
 
+def test_the_key_of_an_append_may_be_the_uri(table: Table) -> None:
+    for ids in (["1", "2"], ["2", "3"]):
+        files = tables.write_batches(table, [_batch(ids)])
+        left_out = tables.append_new(table, files, "a", Writer("reject:a"), key="uri")
+    assert left_out.to_pylist() == [{"uri": "uri-2", "held_by": "uri-2"}]
+    assert _uris(table) == ["uri-1", "uri-2", "uri-3"]
+
+
 def test_an_append_that_is_repeated_adds_nothing_and_commits_nothing(table: Table) -> None:
     _append(table, "a", ["1", "2"])
     version = tables.current_version(table)
@@ -196,6 +205,23 @@ def test_each_backbone_keeps_its_own_row_of_an_image(tmp_path: Path) -> None:
         tables.append_new(features, files, backbone, Writer(f"featurize:{backbone}"))
     assert sorted(_column(features, "backbone_id")) == ["resnet18/random:0 64px", "vgg16"]
     assert tables.count_rows(features, partition="resnet18/random:0 64px") == 1
+
+
+def test_files_as_spark_writes_them_are_read(tmp_path: Path) -> None:
+    features = Table("features", str(tmp_path / "features"), schemas.FEATURES, "backbone_id")
+    rows = {"image_id": ["1"], "backbone_id": ["vgg16"], "embedding": [[1.0, 2.0]]}
+    url = f"{tables.new_folder(features)}/part-00000-c000.snappy.parquet"
+    Path(url).parent.mkdir(parents=True)
+    # Without Arrow's own schema in it, the list's field is called `element`, as in Spark's files.
+    pq.write_table(pa.table(rows, schema=schemas.FEATURES), url, store_schema=False)
+    assert tables.count_file_rows([url]) == 1
+    tables.append_new(features, [url], "vgg16", Writer("featurize:vgg16"))
+    [batch] = tables.read_batches(features, ["embedding"], partition="vgg16")
+    assert batch.to_pylist() == [{"embedding": [1.0, 2.0]}]
+    assert list(tables.read_batches(features, ["embedding"], partition="resnet18")) == []
+    with tables.stream_query(features=features) as sql:
+        answers = [batch.to_pylist() for batch in sql("SELECT embedding FROM features")]
+    assert answers == [[{"embedding": [1.0, 2.0]}]]
 
 
 def test_held_values_leaves_the_named_partition_out_of_account(table: Table) -> None:

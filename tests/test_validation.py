@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -484,6 +485,13 @@ def test_data_docs_are_kept_on_storage_that_is_not_local() -> None:
     memory = fsspec.filesystem("memory")
     assert memory.exists(page)
     assert Path(page).name in memory.cat("memory://test_validation/pets/checks/index.html").decode()
+
+
+def test_a_program_without_a_file_fails_and_does_not_end_as_if_all_were_well() -> None:
+    program = "from sightline.validation.checking import import_great_expectations as load; load()"
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert ended.returncode == 1
+    assert "ConfigError: Great Expectations cannot be imported by `python -c`" in ended.stderr
 
 
 def add(suite: Path, expectation: str, arguments: str, because: str) -> None:

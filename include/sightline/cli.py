@@ -35,16 +35,16 @@ err = Console(highlight=False, stderr=True)
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; returns its exit code."""
-    _listen_to_signals()
+    listen_to_signals()
     asked = _parser().parse_args(arguments)
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     try:
         return int(asked.command(asked))
     except KeyboardInterrupt:
-        err.print("Stopped; nothing of this command is left running.")
+        say("Stopped; nothing of this command is left running.", err)
         return INTERRUPTED
     except SightlineError as error:
-        err.print(str(error), markup=False, soft_wrap=True)
+        say(str(error), err)
         return REFUSED if isinstance(error, ConfigError) else FAILED
     except Exception as error:  # the last resort: a person gets a line, the details lie in a file
         if asked.debug:
@@ -52,11 +52,14 @@ def main(arguments: list[str] | None = None) -> int:
         details = load_settings().state / "error.log"
         details.parent.mkdir(parents=True, exist_ok=True)
         details.write_text(traceback.format_exc())
-        err.print(f"Unexpected {type(error).__name__}: {error}", markup=False, soft_wrap=True)
-        err.print(
-            f"Details: {details} (or run it again with --debug)", markup=False, soft_wrap=True
-        )
+        say(f"Unexpected {type(error).__name__}: {error}", err)
+        say(f"Details: {details} (or run it again with --debug)", err)
         return FAILED
+
+
+def say(text: str, console: Console = out) -> None:
+    """Print a line as it is, unbroken."""
+    console.print(text, markup=False, soft_wrap=True)
 
 
 def run(asked: argparse.Namespace) -> int:
@@ -66,9 +69,7 @@ def run(asked: argparse.Namespace) -> int:
 
 def demo(asked: argparse.Namespace) -> int:
     """Run the dataset that is built in."""
-    out.print(
-        "digits: 1,797 scanned handwritten digits become a classifier; no download, no account."
-    )
+    say("digits: 1,797 scanned handwritten digits become a classifier; no download, no account.")
     return _run(load_dataset("digits"), None)
 
 
@@ -77,20 +78,22 @@ def check(asked: argparse.Namespace) -> int:
     from sightline import preflight
 
     for fact in preflight.check(load_dataset(asked.dataset), asked.partition):
-        out.print(fact, markup=False, soft_wrap=True)
+        say(fact)
     return OK
 
 
 def show_status(asked: argparse.Namespace) -> int:
     """What is there of one dataset, or of each."""
-    names = [asked.dataset] if asked.dataset else [path.stem for path in dataset_files()]
-    found = [status.read_status(load_dataset(name).name) for name in names]
+    names = [path.stem for path in dataset_files()]  # a broken file's tables can be looked at, too
+    if asked.dataset and asked.dataset not in names:
+        load_dataset(asked.dataset)  # says which there are
+    found = [status.read_status(name) for name in names if asked.dataset in (None, name)]
     if asked.json:
         value = [one.as_json() for one in found]
         out.print_json(json.dumps(value[0] if asked.dataset else value))
     else:
         for one in found:
-            out.print(console.draw_status(one))
+            say("\n".join(console.describe_status(one)))
     return OK
 
 
@@ -100,23 +103,23 @@ def up(asked: argparse.Namespace) -> int:
     running = local_airflow.running_server(settings)
     if running and running.keep:
         _tell_address(settings, running)
-        out.print("It is running already; 'make down' stops it.")
+        say("It is running already; 'make down' stops it.")
         return OK
-    out.print("Starting the local Airflow ...")
+    say("Starting the local Airflow ...")
     with local_airflow.keep_server(settings) as server:
         _tell_address(settings, server)
-        out.print("Ctrl-C, or 'make down' in another terminal, stops it.")
+        say("Ctrl-C, or 'make down' in another terminal, stops it.")
         broken = local_airflow.wait_for_end(settings, server)
     if broken:
         raise AirflowUnavailable(broken)
-    out.print("Airflow was taken down.")
+    say("Airflow was taken down.")
     return OK
 
 
 def down(asked: argparse.Namespace) -> int:
     """Stop the local Airflow with all it runs."""
     stopped = local_airflow.take_down(load_settings())
-    out.print("Airflow is stopped." if stopped else "No local Airflow is running.")
+    say("Airflow is stopped." if stopped else "No local Airflow is running.")
     return OK
 
 
@@ -135,6 +138,7 @@ def prepare(asked: argparse.Namespace) -> int:
 def _run(spec: DatasetSpec, partition: str | None) -> int:
     from sightline import preflight
 
+    began = time.monotonic()
     settings = load_settings()
     _check_partition(partition)
     for fact in preflight.check(spec, partition):
@@ -150,9 +154,11 @@ def _run(spec: DatasetSpec, partition: str | None) -> int:
             ).execute(partition, _fresh_parse(settings, spec, server))
         if not outcome.succeeded:
             console.tell_failures(err, outcome)
-            err.print("'make up' shows the run and its logs in Airflow's UI.")
+            say("'make up' shows the run and its logs in Airflow's UI.", err)
             return FAILED
         _tell_summary(spec.name, outcome)
+        seconds = console.format_seconds(time.monotonic() - began)
+        say(f"Finished in {seconds}. 'make up' shows the runs in Airflow's UI.")
     return OK
 
 
@@ -160,8 +166,7 @@ def _tell_summary(dataset: str, outcome: Outcome) -> None:
     records = ledger.read_run(open_catalog(dataset), outcome.ingest.dag_id, outcome.ingest.run_id)
     featurized = status.count_featurized(records)
     for line in console.summarize(status.read_status(dataset), outcome, featurized):
-        out.print(line, markup=False, soft_wrap=True)
-    out.print("'make up' shows the runs in Airflow's UI.")
+        say(line)
 
 
 @contextmanager
@@ -169,10 +174,10 @@ def _server(settings: Settings) -> Iterator[Server]:
     began = time.monotonic()
     running = local_airflow.running_server(settings)
     if running is None:
-        out.print("Starting the local Airflow ...")
+        say("Starting the local Airflow ...")
     with local_airflow.use_server(settings) as server:
         if running is None:
-            out.print(f"Airflow is ready after {time.monotonic() - began:.0f} s.")
+            say(f"Airflow is ready after {time.monotonic() - began:.0f} s.")
         _tell_address(settings, server)
         yield server
 
@@ -188,7 +193,7 @@ def _step(what: str) -> Iterator[None]:
 
 def _tell_address(settings: Settings, server: Server) -> None:
     password = airflow_environment.read_password(settings)
-    out.print(f"Airflow: {server.address} (login {USER} / {password})", markup=False)
+    say(f"Airflow: {server.address} (login {USER} / {password})")
 
 
 def _fresh_parse(settings: Settings, spec: DatasetSpec, server: Server) -> float:
@@ -204,7 +209,7 @@ def _check_partition(partition: str | None) -> None:
         )
 
 
-def _listen_to_signals() -> None:
+def listen_to_signals() -> None:
     """Turn the three ways to be told to stop into one exception, once.
 
     Set explicitly, because a shell may start us with SIGINT ignored.

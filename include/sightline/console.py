@@ -16,9 +16,9 @@ from sightline.dataset_run import Display, Outcome, Row
 from sightline.progress import Report
 from sightline.status import Status
 
-SAY_EVERY_SECONDS = 10.0  # of a task's progress in plain lines
 WORDS = {  # of Airflow's states, for a person
     None: "",
+    "scheduled": "waiting",
     "up_for_retry": "will retry",
     "up_for_reschedule": "waiting",
     "upstream_failed": "not run",
@@ -53,8 +53,9 @@ class LiveTable:
 class PlainLines:
     """A line for each change, for logs and pipes."""
 
-    def __init__(self, console: Console) -> None:
+    def __init__(self, console: Console, say_every_seconds: float = 10) -> None:
         self._console = console
+        self._say_every_seconds = say_every_seconds  # of a task's progress
         self._shown: dict[tuple[str, str], tuple[str | None, int]] = {}
         self._said: dict[tuple[str, str], float] = {}
 
@@ -67,7 +68,7 @@ class PlainLines:
                 self._said[key] = time.monotonic()
                 if row.state not in (None, "scheduled", "queued"):
                     self.tell(describe_row(row))
-            elif row.report and time.monotonic() - self._said[key] >= SAY_EVERY_SECONDS:
+            elif row.report and time.monotonic() - self._said[key] >= self._say_every_seconds:
                 self._said[key] = time.monotonic()
                 self.tell(f"{row.dag_id}.{row.task_id}: {describe_report(row.report)}")
 
@@ -166,29 +167,26 @@ def tell_failures(console: Console, outcome: Outcome) -> None:
         console.print(f"Run {run.run_id} of {run.dag_id} ended as {run.state}.", soft_wrap=True)
 
 
-def draw_status(status: Status) -> RenderableType:
-    """A dataset's state as a small table."""
-    grid = Grid(title=status.dataset, title_justify="left", box=None, show_header=False)
-    champion, rejects = status.champion, status.rejects
-    reasons = ", ".join(f"{reason} {count:,}" for reason, count in rejects.items())
-    grid.add_row("images", f"{status.images:,}")
-    grid.add_row("rejects", f"{sum(rejects.values()):,}{f' ({reasons})' if reasons else ''}")
-    grid.add_row("features", f"{status.features:,}")
+def describe_status(status: Status) -> list[str]:
+    """A dataset's state, one fact a line."""
+    reasons = ", ".join(f"{reason} {count:,}" for reason, count in status.rejects.items())
+    facts = {
+        "images": f"{status.images:,}",
+        "rejects": f"{sum(status.rejects.values()):,}{f' ({reasons})' if reasons else ''}",
+        "features": f"{status.features:,}",
+    }
     for name, run in status.last_runs.items():
         if run:
-            seconds = format_seconds(run.seconds)
-            last = f"{run.started_at}, {seconds} of work, last task {run.finished_tasks[-1]}"
-            grid.add_row(f"last {name}", last)
+            seconds, task = format_seconds(run.seconds), run.finished_tasks[-1]
+            facts[f"last {name}"] = f"{run.started_at}, {seconds} of work, last task {task}"
+    champion = status.champion
+    facts["champion"] = f"{champion.version} of {champion.created_at}" if champion else "none yet"
     if champion:
-        metrics = ", ".join(f"{name} {value:.4f}" for name, value in champion.metrics.items())
-        grid.add_row("champion", f"{champion.version} of {champion.created_at}")
-        grid.add_row("metrics", metrics)
-    else:
-        grid.add_row("champion", "none yet")
+        facts["metrics"] = ", ".join(f"{k} {v:.4f}" for k, v in champion.metrics.items())
     versions = [f"{name} {n}" for name, n in status.table_versions.items() if n is not None]
-    grid.add_row("table versions", ", ".join(versions) or "no tables yet")
-    grid.add_row("report", status.report or "none yet")
-    return grid
+    facts["table versions"] = ", ".join(versions) or "no tables yet"
+    facts["report"] = status.report or "none yet"
+    return [status.dataset, *(f"  {name:<15} {fact}" for name, fact in facts.items())]
 
 
 def _cells(row: Row) -> list[RenderableType]:

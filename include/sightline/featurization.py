@@ -36,8 +36,9 @@ def featurize(
     record.read(catalog.images)
     spark.start_workers(session)
     backbone = backbones.load_backbone(spec.backbone)
-    held = tables.count_rows(catalog.images)
-    pending = _pending(session, catalog, backbone.backbone_id)
+    version = tables.current_version(catalog.images)  # another partition's ingest may add images
+    held = tables.count_rows(catalog.images, version)
+    pending = _pending(session, catalog, version, backbone.backbone_id)
     missing = sum(rows for _, rows in pending)
     log.info("featurize: %d images held, %d known already, %d to featurize with %s",
              held, held - missing, missing, backbone.backbone_id)  # fmt: skip
@@ -61,14 +62,18 @@ def featurize(
     record.wrote(catalog.features)
 
 
-def _pending(session: "SparkSession", catalog: Catalog, backbone_id: str) -> list[tuple[str, int]]:
+def _pending(
+    session: "SparkSession", catalog: Catalog, version: int | None, backbone_id: str
+) -> list[tuple[str, int]]:
     """Files of the images table that hold images without an embedding, and how many."""
-    files = tables.file_urls(catalog.images)
+    files = tables.file_urls(catalog.images, version)
+    if not files:
+        return []
     by_name = {_file_name(url): url for url in files}
     held = spark.read_files(session, files, IMAGES).select("image_id", "_metadata.file_path")
     known = spark.read_files(session, _feature_files(catalog, backbone_id), FEATURES)
     pending = held.join(known.select("image_id"), "image_id", "left_anti")
-    rows = pending.groupBy("file_path").count().collect() if files else []
+    rows = pending.groupBy("file_path").count().collect()
     return sorted((by_name[_file_name(row["file_path"])], row["count"]) for row in rows)
 
 

@@ -15,6 +15,7 @@ from safetensors.numpy import load, save
 from sightline import __version__, storage, tables
 from sightline.catalog import Catalog
 from sightline.config import DatasetSpec
+from sightline.errors import TrainingError
 
 Array = np.ndarray[Any, Any]
 
@@ -77,8 +78,12 @@ def write_plan(catalog: Catalog, plan: Plan) -> None:
 
 
 def read_plan(catalog: Catalog, version: str) -> Plan:
-    """The plan of a model."""
-    return Plan(**storage.read_json(_url(catalog, version, "plan.json")))
+    """The plan of a model; TrainingError where there is none."""
+    plan = storage.read_json(_url(catalog, version, "plan.json"))
+    if plan is None:
+        dataset = catalog.dataset
+        raise TrainingError(f"Dataset {dataset} has no plan {version!r}; run train_{dataset}.")
+    return Plan(**plan)
 
 
 def read_champion(catalog: Catalog) -> dict[str, Any] | None:

@@ -33,7 +33,7 @@ def check_survey(spec: DatasetSpec, survey: Survey) -> list[str]:
 def _check_classes(spec: DatasetSpec, survey: Survey) -> str:
     counts = survey.images_by_class
     if not counts:
-        path = getattr(spec.source, "path", spec.source.type)
+        path = getattr(spec.source, "path", spec.source.type).rstrip("/")
         raise SourceError(
             f"Dataset {spec.name}: {path} holds no image; put photos into {path}/<class>/."
         )
@@ -45,7 +45,7 @@ def _check_classes(spec: DatasetSpec, survey: Survey) -> str:
     least = spec.limits.images_per_class
     small = [f"{name!r} has {count}" for name, count in sorted(counts.items()) if count < least]
     if small:
-        more = f" and {len(small) - 5} more classes too few" if len(small) > 5 else ""
+        more = f" and {len(small) - 5} more classes have too few" if len(small) > 5 else ""
         raise SourceError(
             f"Dataset {spec.name}: class {', class '.join(small[:5])}{more}, but a class needs "
             f"{least} images or more; add images, remove the class, or set limits.images_per_class."

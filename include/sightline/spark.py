@@ -62,7 +62,7 @@ def submit_conf(quick: bool = True) -> dict[str, str]:
 
 
 def start_session(name: str) -> "SparkSession":
-    """The session of a job; under spark-submit its settings win over these."""
+    """The session of a job; what spark-submit was told wins over our settings."""
     from pyspark.sql import SparkSession
 
     os.environ.setdefault("SPARK_LOCAL_IP", "127.0.0.1")
@@ -72,9 +72,21 @@ def start_session(name: str) -> "SparkSession":
     builder = SparkSession.builder.appName(name)
     if "SPARK_ENV_LOADED" not in os.environ and "SPARK_REMOTE" not in os.environ:
         builder = builder.master(os.environ.get("SIGHTLINE_SPARK_MASTER", "local[*]"))
+    told = _told_to_spark_submit()
     for key, value in CONF.items():
-        builder = builder.config(key, value)
+        if key not in told:
+            builder = builder.config(key, value)
     return builder.getOrCreate()
+
+
+def _told_to_spark_submit() -> set[str]:
+    """Names of the settings on spark-submit's command line; the builder's would override them."""
+    from pyspark import SparkConf, SparkContext
+
+    if "PYSPARK_GATEWAY_PORT" not in os.environ:
+        return set()
+    SparkContext._ensure_initialized()  # else SparkConf does not ask the JVM
+    return {name for name, _ in SparkConf().getAll()}
 
 
 def read_files(spark: "SparkSession", urls: list[str], schema: pa.Schema) -> "DataFrame":
@@ -126,12 +138,20 @@ def run_chunks(
     stops the rest.
     """
     at_once = min(spark.sparkContext.defaultParallelism, 8) + 1
+    failed = threading.Event()
+
+    def run(chunk: Chunk) -> Any:
+        try:
+            return None if failed.is_set() else work(chunk)
+        except BaseException:
+            failed.set()  # before this thread takes the next chunk
+            raise
+
     with ThreadPoolExecutor(at_once) as pool:
-        futures = [pool.submit(work, chunk) for chunk in chunks]
+        futures = [pool.submit(run, chunk) for chunk in chunks]
         done, _ = wait(futures, return_when=FIRST_EXCEPTION)
         failure = next((error for future in done if (error := future.exception())), None)
         if failure:
-            pool.shutdown(wait=False, cancel_futures=True)
             spark.sparkContext.cancelAllJobs()
             raise failure  # not what its end does to the chunks beside it
         return [future.result() for future in futures]

@@ -26,7 +26,8 @@ def join(url: str, *parts: str) -> str:
 
 def filesystem(url: str) -> tuple[fsspec.AbstractFileSystem, str]:
     """The file system that serves a URL, and the URL's path in it."""
-    fs, path = url_to_fs(url)
+    # Other processes write too: a remembered listing would hide what they wrote.
+    fs, path = url_to_fs(url, use_listings_cache=False)
     return fs, str(path)
 
 

@@ -55,9 +55,9 @@ def _fetch_rows(
                 raise content
             yield _image_row(row, content, limits)
         except Rejected as rejected:
+            pictures = sum(reject["thumbnail"] is not None for reject in rejects)
             seen = content if isinstance(content, bytes) else b""
-            few = len(rejects) < THUMBNAILS_PER_CHUNK
-            picture = images.thumbnail(seen) if seen and few else None
+            picture = images.thumbnail(seen) if pictures < THUMBNAILS_PER_CHUNK else None
             rejects.append(reject_row(row, rejected, picture))
 
 

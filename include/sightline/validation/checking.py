@@ -73,6 +73,10 @@ def import_great_expectations() -> Any:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)  # its own imports of old modules
             import great_expectations
+    except SystemExit as error:  # of pyspark, status 0, where the program has no file: `python -c`
+        raise ConfigError(
+            "Great Expectations cannot be imported by `python -c`; write the program to a file."
+        ) from error
     finally:
         if was_enabled:
             gc.enable()

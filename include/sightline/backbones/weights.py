@@ -105,7 +105,8 @@ def _read_state(spec: BackboneSpec) -> dict[str, Any]:
         )
     if spec.name.startswith("densenet"):
         return {OLD_DENSENET_NAME.sub(r"\1\2", name): value for name, value in state.items()}
-    return dict(state) if not hasattr(state, "_metadata") else state  # type: ignore[no-any-return]
+    assert isinstance(state, dict)
+    return state
 
 
 def _parse(path: str) -> Any:

@@ -1,9 +1,9 @@
-"""Networks as torchvision and timm build them: at the right size, without the head, preprocessing included."""
+"""Networks as torchvision and timm build them: right in size, without the head, with preprocessing."""
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from sightline import weights
+from sightline.backbones import weights
 from sightline.config import BackboneSpec
 from sightline.errors import ConfigError, WeightsError
 
@@ -110,7 +110,6 @@ def cut_head(spec: BackboneSpec, network: "nn.Module") -> tuple["nn.Module", int
         return network, 512
     for name in ("aux1", "aux2", "AuxLogits"):  # heads beside the last, for training only
         if hasattr(network, name):
-            setattr(network, "aux_logits", False)  # noqa: B010
             setattr(network, name, None)
     name, head = [
         (name, layer) for name, layer in network.named_modules() if isinstance(layer, nn.Linear)

@@ -5,13 +5,14 @@ Weights are explicit: by name, from a file (weights.py), or seeded random ones; 
 """
 
 import hashlib
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from PIL import Image
 
-from sightline import architectures, weights
+from sightline.backbones import architectures, weights
 from sightline.config import BackboneSpec
 
 if TYPE_CHECKING:
@@ -103,11 +104,14 @@ def _load_network(spec: BackboneSpec) -> "nn.Module":
     return weights.download(spec, lambda: architectures.create(spec, pretrained))
 
 
+_SEEDING = threading.Lock()  # a process has one random state, whatever the number of its threads
+
+
 def _build(spec: BackboneSpec) -> "nn.Module":
     """The architecture with seeded random weights; the caller's random state is left alone."""
     import torch
 
-    with torch.random.fork_rng(devices=[]):
+    with _SEEDING, torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(spec.seed)
         return architectures.create(spec, None)
 

@@ -1,0 +1,139 @@
+"""The `sightline` command: sentences instead of tracebacks, exit codes, signals."""
+
+import json
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from sightline import cli
+
+DIGITS = "source: {type: digits}\nbackbone: {name: resnet18, weights: random, image_size: 64}\n"
+
+
+@pytest.fixture(autouse=True)
+def own_signals() -> Iterator[None]:
+    """The command takes over the signals; give them back."""
+    held = {number: signal.getsignal(number) for number in cli.STOP_SIGNALS}
+    yield
+    for number, handler in held.items():
+        signal.signal(number, handler)
+
+
+def write(places: Path, text: str) -> None:
+    """Write the dataset file `birds`."""
+    (places / "datasets" / "birds.yaml").write_text(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("sorce: {type: digits}", "unknown key 'sorce'; did you mean 'source'?"),
+        ("source: {type: digits}\nbackbone: {name: resnet81}", "did you mean 'resnet18'?"),
+        ("[1, 2]", "must hold keys"),
+    ],
+)
+def test_a_wrong_dataset_file_is_one_sentence_and_exit_code_2(
+    own_places: Path, capsys: pytest.CaptureFixture[str], text: str, sentence: str
+) -> None:
+    write(own_places, text)
+    assert cli.main(["run", "birds"]) == 2
+    said = capsys.readouterr()
+    assert said.err.startswith("birds.yaml")
+    assert sentence in said.err
+    assert said.err.count("\n") == 1
+    assert said.out == ""
+    assert not (own_places / "data").exists()
+    assert not (own_places / "state").exists()  # no Airflow was started to find out
+
+
+def test_an_unknown_dataset_names_those_there_are(
+    own_places: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write(own_places, DIGITS)
+    for command in ("run", "check", "status"):
+        assert cli.main([command, "bird"]) == 2
+        assert "did you mean 'birds'?" in capsys.readouterr().err
+
+
+def test_a_refusal_of_the_preflight_answers_before_any_airflow_starts(
+    own_places: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write(own_places, f"source: {{type: folder, path: {own_places}/nowhere}}")
+    assert cli.main(["run", "birds"]) == 1
+    assert "nowhere" in capsys.readouterr().err
+    assert not (own_places / "state").exists()
+
+
+def test_a_partition_that_cannot_be_a_key_is_refused(
+    own_places: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write(own_places, DIGITS)
+    assert cli.main(["run", "birds", "--partition", "../../etc"]) == 2
+    assert "'../../etc' is not a partition key" in capsys.readouterr().err
+
+
+def test_check_prints_the_facts(own_places: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write(own_places, DIGITS)
+    assert cli.main(["check", "birds"]) == 0
+    assert "1,797 images in 10 classes" in capsys.readouterr().out
+
+
+def test_status_is_for_people_and_for_programs(
+    own_places: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write(own_places, DIGITS)
+    assert cli.main(["status"]) == 0
+    assert "champion        none yet" in capsys.readouterr().out
+    assert cli.main(["status", "birds", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["dataset"] == "birds"
+    assert cli.main(["status", "--json"]) == 0
+    assert [one["dataset"] for one in json.loads(capsys.readouterr().out)] == ["birds"]
+
+
+def test_status_of_a_dataset_whose_file_is_broken_still_answers(
+    own_places: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write(own_places, "sorce: 1")
+    assert cli.main(["status", "birds"]) == 0
+    assert "birds" in capsys.readouterr().out
+
+
+def test_what_nobody_expected_is_a_line_and_a_file_with_the_details(
+    own_places: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write(own_places, DIGITS)
+    (own_places / "data").write_text("a file where the storage should be")
+    assert cli.main(["status", "birds"]) == 1
+    said = capsys.readouterr().err
+    assert said.startswith("Unexpected ")
+    assert "Traceback" not in said
+    details = own_places / "state" / "error.log"
+    assert str(details) in said
+    assert "Traceback" in details.read_text()
+    with pytest.raises(NotADirectoryError):
+        cli.main(["--debug", "status", "birds"])
+
+
+def test_down_without_an_airflow_says_so(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["down"]) == 0
+    assert capsys.readouterr().out == "No local Airflow is running.\n"
+
+
+@pytest.mark.parametrize("number", cli.STOP_SIGNALS)
+def test_each_way_to_be_stopped_interrupts_once(number: signal.Signals) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # as a shell does for what it starts with &
+    cli.listen_to_signals()
+    with pytest.raises(KeyboardInterrupt):
+        signal.raise_signal(number)
+    signal.raise_signal(number)  # while cleaning up, a second one changes nothing
+
+
+def test_every_command_explains_itself(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["--help"])
+    assert ended.value.code == 0
+    said = capsys.readouterr().out
+    for command in ("run", "demo", "check", "status", "up", "down", "prepare"):
+        assert f"\n    {command} " in said

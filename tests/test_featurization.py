@@ -1,0 +1,256 @@
+"""Featurization: what Spark gives is what the network gives, once for each image, whatever happens."""
+
+import io
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from sightline import tables
+from sightline.backbones import Backbone, load_backbone
+from sightline.catalog import Catalog
+from sightline.config import BackboneSpec, DatasetSpec
+from sightline.featurization import embed, featurize
+from sightline.ledger import Record
+from tests.conftest import catalog_of, image_row, jpeg, make_task, store_rows, write_dataset
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
+
+HOME = Path(__file__).parents[1]
+DEADLINE_SECONDS = 120
+DATASET = """
+source: {type: folder, path: photos}
+backbone: {name: resnet18, weights: random, image_size: 32}
+"""
+Array = np.ndarray[Any, Any]
+
+
+@pytest.fixture
+def spec(own_places: Path) -> DatasetSpec:
+    return write_dataset(own_places, "photos", DATASET)
+
+
+@pytest.fixture
+def catalog(spec: DatasetSpec) -> Catalog:
+    return catalog_of(spec)
+
+
+@pytest.fixture(scope="module")
+def backbone() -> Iterator[Backbone]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield load_backbone(BackboneSpec(name="resnet18", weights="random", image_size=32))
+    torch.set_num_threads(before)
+
+
+def photos(count: int, seed: int = 0) -> list[dict[str, Any]]:
+    rng = np.random.default_rng(seed)
+    return [image_row(jpeg(rng, np.array([90, 120, 150]), 40), "a") for _ in range(count)]
+
+
+def run(
+    spark: "SparkSession", spec: DatasetSpec, catalog: Catalog, run_id: str = "run-1"
+) -> Record:
+    task, record = make_task("featurize", run_id=run_id)
+    featurize(spark, spec, catalog, task, record)
+    return record
+
+
+def stored(catalog: Catalog, backbone_id: str) -> dict[str, Array]:
+    """The features table's rows of a backbone; an image that has two is an error."""
+    found: dict[str, Array] = {}
+    for batch in tables.read_batches(catalog.features, ["image_id", "backbone_id", "embedding"]):
+        for row in batch.to_pylist():
+            if row["backbone_id"] == backbone_id:
+                assert row["image_id"] not in found
+                found[row["image_id"]] = np.array(row["embedding"], dtype=np.float32)
+    return found
+
+
+def expected(backbone: Backbone, rows: list[dict[str, Any]]) -> dict[str, Array]:
+    embeddings = embed(
+        backbone, [row["content"] for row in rows], [row["rotation"] for row in rows]
+    )
+    return {row["image_id"]: one for row, one in zip(rows, embeddings, strict=True)}
+
+
+def assert_same(ours: dict[str, Array], theirs: dict[str, Array]) -> None:
+    assert ours.keys() == theirs.keys()
+    for image_id, embedding in theirs.items():
+        assert np.abs(ours[image_id] - embedding).max() < 1e-5
+        assert cosine(ours[image_id], embedding) > 0.99999
+
+
+def cosine(one: Array, other: Array) -> float:
+    return float(one @ other / (np.linalg.norm(one) * np.linalg.norm(other)))
+
+
+def encoded(picture: Image.Image, kind: str, **options: Any) -> bytes:
+    buffer = io.BytesIO()
+    picture.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def test_spark_gives_what_the_network_gives_whatever_the_files_and_batches(
+    spark: "SparkSession", spec: DatasetSpec, catalog: Catalog, backbone: Backbone
+) -> None:
+    rows = photos(44)
+    for part in (rows[:1], rows[1:38], rows[38:]):  # more and less than one batch of 32
+        store_rows(catalog.images, part)
+    record = run(spark, spec, catalog)
+    assert record.counts == {
+        "images": 44,
+        "known": 0,
+        "featurized": 44,
+        "backbone": spec.backbone.model_dump(mode="json"),
+        "backbone_id": backbone.backbone_id,
+        "dim": 512,
+    }
+    assert [table["name"] for table in record.inputs + record.outputs] == ["images", "features"]
+    assert_same(stored(catalog, backbone.backbone_id), expected(backbone, rows))
+
+
+def test_any_batch_size_gives_the_same_embeddings(backbone: Backbone) -> None:
+    rows = photos(7)
+    whole = expected(backbone, rows)
+    for size in (1, 2, 5):
+        parts = [expected(backbone, rows[at : at + size]) for at in range(0, len(rows), size)]
+        assert_same({image_id: one for part in parts for image_id, one in part.items()}, whole)
+    first, second = list(whole.values())[:2]
+    assert cosine(first, second) < 0.99999
+
+
+def test_a_second_run_does_nothing_and_new_images_alone_are_featurized(
+    spark: "SparkSession", spec: DatasetSpec, catalog: Catalog, backbone: Backbone
+) -> None:
+    rows = photos(9)
+    store_rows(catalog.images, rows[:6])
+    run(spark, spec, catalog)
+    version = tables.current_version(catalog.features)
+    again = run(spark, spec, catalog, "run-2")
+    assert (again.counts["known"], again.counts["featurized"]) == (6, 0)
+    assert tables.current_version(catalog.features) == version
+    store_rows(catalog.images, rows[6:])
+    more = run(spark, spec, catalog, "run-3")
+    assert (more.counts["known"], more.counts["featurized"]) == (6, 3)
+    assert_same(stored(catalog, backbone.backbone_id), expected(backbone, rows))
+
+
+def test_another_backbone_adds_its_own_rows_and_leaves_the_first(
+    spark: "SparkSession", spec: DatasetSpec, catalog: Catalog, backbone: Backbone
+) -> None:
+    rows = photos(3)
+    store_rows(catalog.images, rows)
+    run(spark, spec, catalog)
+    narrower = BackboneSpec(name="squeezenet1_1", weights="random", image_size=32)
+    other = load_backbone(narrower)
+    record = run(spark, spec.model_copy(update={"backbone": narrower}), catalog, "run-2")
+    assert (record.counts["known"], record.counts["featurized"]) == (0, 3)
+    assert_same(stored(catalog, backbone.backbone_id), expected(backbone, rows))
+    assert_same(stored(catalog, other.backbone_id), expected(other, rows))
+
+
+def test_no_images_give_no_features(
+    spark: "SparkSession", spec: DatasetSpec, catalog: Catalog
+) -> None:
+    assert run(spark, spec, catalog).counts["featurized"] == 0
+    assert tables.current_version(catalog.features) is None
+
+
+def test_two_runs_at_once_leave_each_image_once(
+    spark: "SparkSession", spec: DatasetSpec, catalog: Catalog, backbone: Backbone
+) -> None:
+    rows = photos(12)
+    for start in range(0, 12, 3):
+        store_rows(catalog.images, rows[start : start + 3])
+    with ThreadPoolExecutor(2) as pool:
+        futures = [pool.submit(run, spark, spec, catalog, f"run-{number}") for number in (1, 2)]
+        assert all(future.result(DEADLINE_SECONDS).counts["images"] == 12 for future in futures)
+    assert_same(stored(catalog, backbone.backbone_id), expected(backbone, rows))
+
+
+def odd_pictures() -> dict[str, bytes]:
+    """One picture in the forms in which photos come."""
+    upright = Image.open(io.BytesIO(jpeg(np.random.default_rng(1), np.array([90, 120, 150]), 40)))
+    upright = upright.resize((60, 40))
+    turned = Image.Exif()
+    turned[0x0112] = 6  # stored lying on its left side
+    grey = np.asarray(upright.convert("L"), dtype=np.uint16)
+    layered = upright.convert("RGBA")
+    layered.putalpha(Image.new("L", upright.size, 255))
+    lying = upright.transpose(Image.Transpose.ROTATE_90)
+    return {
+        "upright": encoded(upright, "PNG"),
+        "exif": encoded(lying, "PNG", exif=turned),
+        "cmyk": encoded(upright.convert("CMYK"), "JPEG", quality=95),
+        "palette": encoded(upright.quantize(256), "PNG"),
+        "alpha": encoded(layered, "PNG"),
+        "grey": encoded(upright.convert("L"), "PNG"),
+        "sixteen": encoded(Image.fromarray(grey * 257), "PNG"),
+    }
+
+
+def test_odd_pictures_are_featurized_as_what_a_person_sees(
+    spark: "SparkSession", spec: DatasetSpec, catalog: Catalog, backbone: Backbone
+) -> None:
+    rows = {name: image_row(content, name) for name, content in odd_pictures().items()}
+    declared = Image.open(io.BytesIO(rows["exif"]["content"]))
+    declared.getexif().clear()
+    by_source = image_row(encoded(declared, "PNG", exif=Image.Exif()), "source", rotation=-90)
+    store_rows(catalog.images, [*rows.values(), by_source])
+    run(spark, spec, catalog)
+    found = stored(catalog, backbone.backbone_id)
+    assert {row["mode"] for row in rows.values()} == {"RGB", "CMYK", "P", "RGBA", "L", "I;16"}
+    seen = {name: found[row["image_id"]] for name, row in rows.items()}
+    assert np.abs(seen["exif"] - seen["upright"]).max() < 1e-5
+    assert np.abs(seen["alpha"] - seen["upright"]).max() < 1e-5
+    assert np.abs(found[by_source["image_id"]] - seen["upright"]).max() < 1e-5
+    assert np.abs(seen["sixteen"] - seen["grey"]).max() < 1e-5
+    for name in ("cmyk", "palette"):
+        assert cosine(seen[name], seen["upright"]) > 0.999
+    assert cosine(seen["grey"], seen["upright"]) < 0.9999
+
+
+def test_a_killed_run_is_finished_by_the_next_and_nothing_is_done_again(
+    spark: "SparkSession", spec: DatasetSpec, catalog: Catalog, backbone: Backbone
+) -> None:
+    rows = photos(40)
+    for start in range(0, 40, 2):
+        store_rows(catalog.images, rows[start : start + 2])
+    command = [sys.executable, str(HOME / "spark_jobs" / "featurize.py"), spec.name]
+    environment = {**os.environ, "SIGHTLINE_SPARK_MASTER": "local[1]"}
+    with subprocess.Popen(
+        command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    ) as driver:  # fmt: skip
+        wait_for_rows(catalog, driver)
+        os.killpg(driver.pid, signal.SIGKILL)
+    version = tables.current_version(catalog.features)
+    finished = tables.count_rows(catalog.features)
+    record = run(spark, spec, catalog, "run-2")
+    assert 0 < finished < 40
+    assert (record.counts["known"], record.counts["featurized"]) == (finished, 40 - finished)
+    chunks = (40 - finished) // 2
+    assert tables.current_version(catalog.features) == (version or 0) + chunks
+    assert_same(stored(catalog, backbone.backbone_id), expected(backbone, rows))
+
+
+def wait_for_rows(catalog: Catalog, driver: "subprocess.Popen[bytes]") -> None:
+    """Until the driver's first commit."""
+    deadline = time.monotonic() + DEADLINE_SECONDS
+    while not tables.count_rows(catalog.features):
+        assert time.monotonic() < deadline
+        with suppress(subprocess.TimeoutExpired):
+            pytest.fail(f"the driver ended by itself with {driver.wait(0.1)}")
