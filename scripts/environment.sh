@@ -33,6 +33,7 @@ make_environment() {
     wanted="$PWD $(hash_of requirements.txt)"
     if [ -e $UNFINISHED ] || [ "$(stamp_of packages)" != "$wanted" ] || ! .venv/bin/python -c ''; then
         find_uv
+        rm -f .venv/.stamp-* # first, or an interrupted removal could pass for a whole environment
         rm -rf .venv
         step "Python environment .venv" uv venv --quiet --python 3.11 .venv
         touch $UNFINISHED

@@ -15,12 +15,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 import pytest
+from hypothesis import settings
 from PIL import Image
 
 from sightline import images, tables
 from sightline.catalog import Catalog, open_catalog
 from sightline.config import DatasetSpec, read_dataset
 from sightline.ledger import Record, TaskRun
+from sightline.models import Plan, make_plan, write_plan
 from sightline.tables import Table, Writer
 
 if TYPE_CHECKING:
@@ -29,6 +31,10 @@ if TYPE_CHECKING:
 # Real photos, weights and broken files lie beside the checkout on some machines; tests that need them
 # skip where they are absent.
 SHARED_DATA = Path(__file__).parents[2] / "shared" / "data"
+
+
+settings.register_profile("suite", deadline=None)  # a busy machine is no failure
+settings.load_profile("suite")
 
 
 @pytest.fixture(autouse=True)
@@ -127,6 +133,38 @@ def image_row(content: bytes, label: str, **more: Any) -> dict[str, Any]:
     row = {"uri": f"mem://{label}/{measured.image_id}", "label": label, "split_hint": None}
     row |= {"content": content, "size_bytes": len(content), "rotation": 0, "partition": "all"}
     return {**row, **asdict(measured), **more}
+
+
+def made_up_image_row(number: int, **more: Any) -> dict[str, Any]:
+    """A row of the images table, for tests to which its bytes do not matter."""
+    row = {"image_id": f"{number:064x}", "uri": f"mem://{number}", "label": "a", "split_hint": None}
+    row |= {"content": b"", "size_bytes": 0, "format": "PNG", "height": 1, "width": 1, "mode": "L"}
+    row |= {"n_channels": 1, "exif_orientation": 1, "rotation": 0, "phash": f"{number:016x}"}
+    return {**row, "partition": "all", **more}
+
+
+def store_embeddings(
+    catalog: Catalog, spec: DatasetSpec, embeddings: Any, labels: list[Any], splits: list[str]
+) -> Plan:
+    """Store made-up images with these embeddings, labels and splits, and plan to train on them."""
+    rows = [made_up_image_row(number, label=label) for number, label in enumerate(labels)]
+    ids = [row["image_id"] for row in rows]
+    store_rows(catalog.images, rows)
+    store_rows(
+        catalog.splits,
+        [
+            {"image_id": one, "group_id": one, "split": split}
+            for one, split in zip(ids, splits, strict=True)
+        ],
+    )
+    features = [
+        {"image_id": one, "backbone_id": "made-up", "embedding": embedding}
+        for one, embedding in zip(ids, np.float32(embeddings), strict=True)
+    ]
+    store_rows(catalog.features, features, "made-up")
+    plan = make_plan(spec, catalog, "made-up")
+    write_plan(catalog, plan)
+    return plan
 
 
 def store_rows(table: Table, rows: list[dict[str, Any]], partition: str | None = "all") -> None:

@@ -57,10 +57,12 @@ def make_server(settings: Settings, *parts: subprocess.Popen[bytes], mark: str =
 
 SLEEP = "import time; print('up', flush=True); time.sleep(600)"
 STUBBORN = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); " + SLEEP
-ORPHANING = (  # starts a process in another session, then a second one that outlives its parent
+ORPHANING = (  # starts a process in another session, and one that outlives its parent
     "import subprocess, sys, time\n"
-    "subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)'], start_new_session=True)\n"
-    "subprocess.Popen(['sh', '-c', 'sleep 600 & exec sleep 0'])\n"
+    "quiet = {'stdout': subprocess.DEVNULL}\n"
+    "sleep = [sys.executable, '-c', 'import time; time.sleep(600)']\n"
+    "subprocess.Popen(sleep, start_new_session=True, **quiet)\n"
+    "subprocess.run(['sh', '-c', 'sleep 600 &'], **quiet)\n"
     "print('up', flush=True); time.sleep(600)\n"
 )
 
@@ -110,6 +112,7 @@ def test_two_checkouts_get_ports_of_their_own(tmp_path: Path) -> None:
         os.close(other)
         assert first != second
         with socket.socket() as listener:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             listener.bind(("127.0.0.1", first))
             listener.listen()
             os.close(held)
@@ -126,7 +129,7 @@ def test_stopping_ends_every_process_of_a_session_or_with_the_mark(
     server = make_server(settings, leader)
     theirs = airflow_processes.processes_of(server.parts.values(), "m")
     assert len(theirs) == 3  # itself, the one in another session, the orphan
-    airflow_processes.stop(server.parts.values(), "m")
+    airflow_processes.stop(server.parts.values(), "m", patience_seconds=0.5)
     assert not any(process.is_running() and process.status() != "zombie" for process in theirs)
 
 
@@ -134,7 +137,7 @@ def test_a_process_that_ignores_the_request_is_killed(
     child: Callable[..., subprocess.Popen[bytes]], settings: Settings
 ) -> None:
     stubborn = child(STUBBORN)
-    airflow_processes.stop(make_server(settings, stubborn).parts.values(), "m")
+    airflow_processes.stop(make_server(settings, stubborn).parts.values(), "m", 0.5)
     assert stubborn.wait(timeout=5) == -signal.SIGKILL
 
 

@@ -5,6 +5,7 @@ Toy DAGs stand for ours, whose own tests are elsewhere.
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -118,7 +119,7 @@ def up(places: Path) -> Iterator[Command]:
         assert down.wait() == 0
         assert down.said == "Airflow is stopped.\n"
         assert running.wait() == 0
-        assert "Airflow was taken down." in running.said
+        assert "Airflow is down." in running.said
         assert processes_of(places, sessions) == []
     finally:
         running.process.terminate()
@@ -148,7 +149,7 @@ def test_a_run_shows_a_retry_with_its_reason_trains_and_leaves_no_schedule_on(
 ) -> None:
     run = start(places, "run", "toy")
     assert run.wait() == 0, run.said
-    assert "ingest_toy.fetch_images will retry: OSError: the line was cut" in run.said
+    assert re.search("(will retry|try 1): OSError: the line was cut", run.said)
     assert "train_toy.publish done" in run.said
     for dag_id in ("ingest_toy", "train_toy"):
         dag = client.find_dag(dag_id)

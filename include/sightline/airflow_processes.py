@@ -20,8 +20,6 @@ from sightline.airflow_environment import HOST
 
 MARK = "SIGHTLINE_AIRFLOW"
 FIRST_PORT = 8080
-POLITE_SECONDS = 4.0
-FIRM_SECONDS = 4.0
 
 
 @dataclass(frozen=True)
@@ -51,19 +49,18 @@ class Part:
         return self.process() is not None
 
 
-def stop(parts: Iterable[Part], mark: str) -> None:
-    """End a server's processes: asked first, then told, then killed; returns when none is left."""
+def stop(parts: Iterable[Part], mark: str, patience_seconds: float = 6) -> None:
+    """End a server's processes, first asked, then killed; returns when none is left.
+
+    All are asked at once: asked alone, the scheduler would wait for its tasks to finish.
+    """
     parts = list(parts)
-    _signal([process for part in parts if (process := part.process())], signal.SIGTERM)
-    if _all_gone(parts, mark, POLITE_SECONDS):
-        return
-    # The scheduler waits for its tasks, so tell the tasks as well: they end their Spark jobs.
     _signal(processes_of(parts, mark), signal.SIGTERM)
-    if _all_gone(parts, mark, FIRM_SECONDS):
-        return
+    deadline = time.monotonic() + patience_seconds
     while left := processes_of(parts, mark):
-        _signal(left, signal.SIGKILL)
-        psutil.wait_procs(left, timeout=1)
+        if time.monotonic() > deadline:
+            _signal(left, signal.SIGKILL)
+        time.sleep(0.1)
 
 
 def processes_of(parts: Iterable[Part], mark: str) -> list[psutil.Process]:
@@ -136,15 +133,6 @@ def _belongs(process: psutil.Process, sessions: set[int], mark: str) -> bool:
 
 def _is_running(process: psutil.Process) -> bool:
     return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
-
-
-def _all_gone(parts: list[Part], mark: str, seconds: float) -> bool:
-    deadline = time.monotonic() + seconds
-    while processes_of(parts, mark):
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.1)
-    return True
 
 
 def _signal(processes: Iterable[psutil.Process], number: signal.Signals) -> None:

@@ -109,10 +109,13 @@ def up(asked: argparse.Namespace) -> int:
     with local_airflow.keep_server(settings) as server:
         _tell_address(settings, server)
         say("Ctrl-C, or 'make down' in another terminal, stops it.")
-        broken = local_airflow.wait_for_end(settings, server)
+        try:
+            broken = local_airflow.wait_for_end(settings, server)
+        except KeyboardInterrupt:  # the usual end, not a failure
+            broken = None
     if broken:
         raise AirflowUnavailable(broken)
-    say("Airflow was taken down.")
+    say("Airflow is down.")
     return OK
 
 

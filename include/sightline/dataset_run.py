@@ -212,21 +212,21 @@ class DatasetRun:
             return Row(dag_id, task_id)
         report, note = None, ""
         if task.state == "running":
-            task_log = self._log(dag_id, task)
+            task_log = self._log(dag_id, task, task.try_number)
             task_log.read_on(self._client)
             report = task_log.report
         if task.state in ("up_for_retry", "failed"):
-            note = self._reason(dag_id, task)
+            note = self._reason(dag_id, task, task.try_number)
+        elif task.try_number > 1:
+            note = f"try {task.try_number - 1}: {self._reason(dag_id, task, task.try_number - 1)}"
         return Row(dag_id, task_id, task.state, task.try_number, task.seconds, report, note)
 
-    def _log(self, dag_id: str, task: Task) -> TaskLog:
-        key = (dag_id, task.task_id, task.try_number)
-        return self._logs.setdefault(
-            key, TaskLog(self._runs[dag_id], task.task_id, task.try_number)
-        )
+    def _log(self, dag_id: str, task: Task, try_number: int) -> TaskLog:
+        key = (dag_id, task.task_id, try_number)
+        return self._logs.setdefault(key, TaskLog(self._runs[dag_id], task.task_id, try_number))
 
-    def _reason(self, dag_id: str, task: Task) -> str:
-        task_log = self._log(dag_id, task)
+    def _reason(self, dag_id: str, task: Task, try_number: int) -> str:
+        task_log = self._log(dag_id, task, try_number)
         if not task_log.is_whole:
             task_log.read_whole(self._client)
         return find_reason(task_log.lines)
@@ -236,8 +236,8 @@ class DatasetRun:
         for dag_id, tasks in self._tasks.items():
             for task in tasks.values():
                 if task.state == "failed":
-                    lines = self._log(dag_id, task).lines
-                    reason = self._reason(dag_id, task)
+                    reason = self._reason(dag_id, task, task.try_number)
+                    lines = self._log(dag_id, task, task.try_number).lines
                     found.append(Failure(dag_id, task.task_id, reason, last_words(lines)))
         return found
 

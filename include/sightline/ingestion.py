@@ -128,8 +128,8 @@ def _fetch_chunk(
     urls = spark.write_files(work.mapInArrow(fetch, from_arrow_schema(IMAGES)), folder)
     size_bytes = {row["uri"]: row["size_bytes"] for row in _read_rows(urls, "uri", "size_bytes")}
     left_out = tables.append_new(catalog.images, urls, task.partition, task.writer).to_pylist()
-    if left_out or not urls:
-        storage.remove_tree(folder)  # what was new in it has been written again
+    if not urls:
+        storage.remove_tree(folder)  # Spark's file without rows
     for row in left_out:
         size_bytes.pop(row["uri"], None)
     listed = {row["uri"]: row for row in _read_rows([url], "uri", "label", "etag")}

@@ -78,21 +78,25 @@ def fit_pca(moments: Moments, shift: Array, wanted: ReduceSpec) -> Pca:
     """
     dim = len(moments.sums)
     most = min(moments.count - 1, dim)
+    if most < 1:
+        raise TrainingError(
+            f"PCA needs two train images, but there are {moments.count}; add images."
+        )
     if (wanted.components or 1) > most:
         raise TrainingError(
             f"reduce.components is {wanted.components}, but {moments.count} train images of {dim} "
-            f"features allow {max(most, 0)} at most; lower it or use explained_variance."
+            f"features allow {most} at most; lower it or use reduce.explained_variance."
         )
     mean = moments.sums / moments.count
-    covariance = (moments.gramian - np.outer(moments.sums, mean)) / max(moments.count - 1, 1)
+    covariance = (moments.gramian - np.outer(moments.sums, mean)) / (moments.count - 1)
     values, vectors = np.linalg.eigh(covariance)
     values, vectors = values[::-1].clip(min=0.0), vectors[:, ::-1].T
-    ratios = values / values.sum() if values.sum() > 0 else values
+    ratios = values / (values.sum() or 1.0)  # all 0 where the features never vary
     kept = _components_kept(ratios, most, wanted)
     components = vectors[:kept]
     signs = np.sign(components[np.arange(kept), np.abs(components).argmax(axis=1)])
     return Pca(
-        mean=(mean + shift).astype(np.float32),
+        mean=mean + shift,
         components=(components * signs[:, None]).astype(np.float32),
         explained_variance_ratio=ratios[:kept],
     )
@@ -113,8 +117,10 @@ def _components_kept(ratios: Array, most: int, wanted: ReduceSpec) -> int:
     if wanted.components is not None:
         return wanted.components
     assert wanted.explained_variance is not None
+    if not ratios.any():
+        return 1
     enough = int(np.searchsorted(np.cumsum(ratios), wanted.explained_variance)) + 1
-    return max(1, min(enough, most))
+    return min(enough, most)
 
 
 def _features(session: "SparkSession", catalog: Catalog, plan: Plan) -> "DataFrame":

@@ -1,13 +1,14 @@
 """Train, val and test, for good: by a hash of the near-duplicate group, so no image ever moves.
 
 A group is the images that look alike to the perceptual hash. Its split depends on nothing but the
-group, the dataset's name and the shares, so new images move no old one, and a group stays together.
-An official split of the source is kept instead where there is one.
+group, the dataset's name and the shares when its first image came, so new images and other shares move
+no old image, and a group stays together. An official split of the source is kept instead where there
+is one; a group that it tears apart is counted as straddling.
 """
 
 import hashlib
 from collections import Counter
-from typing import Any
+from collections.abc import Iterator
 
 import pyarrow as pa
 
@@ -18,8 +19,14 @@ from sightline.errors import TrainingError
 from sightline.ledger import Record, TaskRun
 from sightline.schemas import SPLITS
 
+# Where a group has a split, from its older images or from the source, its newcomers follow.
 NEWCOMERS = """
-    SELECT i.image_id, i.phash, i.split_hint FROM images i
+    SELECT i.image_id, i.phash AS group_id, coalesce(i.split_hint, o.split, h.split) AS split
+    FROM images i
+    LEFT JOIN (SELECT group_id, min(split) AS split FROM splits GROUP BY group_id) o
+        ON o.group_id = i.phash
+    LEFT JOIN (SELECT phash, min(split_hint) AS split FROM images GROUP BY phash) h
+        ON h.phash = i.phash
     LEFT ANTI JOIN splits s ON s.image_id = i.image_id
 """
 COUNTS = "SELECT split, count(*) AS images FROM splits GROUP BY split"
@@ -30,26 +37,23 @@ STRADDLING = """
 
 
 def split_images(spec: DatasetSpec, catalog: Catalog, task: TaskRun, record: Record) -> None:
-    """Give every image that has no split yet its split; those that have one keep it."""
+    """Give every image that has no split yet its split; those that have one keep it.
+
+    TrainingError, and no split is given, where train or test would stay empty.
+    """
     record.read(catalog.images)
-    with tables.query(images=catalog.images, splits=catalog.splits) as sql:
-        newcomers = sql(NEWCOMERS)
-    urls = tables.write_batches(
-        catalog.splits, (_assign(spec, batch) for batch in newcomers.to_batches(8192))
-    )
+    new: Counter[str] = Counter()
+    with tables.stream_query(images=catalog.images, splits=catalog.splits) as sql:
+        urls = tables.write_batches(catalog.splits, _assign(spec, sql(NEWCOMERS), new))
+    _refuse_empty(spec, _counts(catalog) + new)
     tables.append_new(catalog.splits, urls, None, task.writer)
+    counts = _counts(catalog)
     with tables.query(splits=catalog.splits) as sql:
-        counts = Counter({row["split"]: row["images"] for row in sql(COUNTS).to_pylist()})
         straddling = sql(STRADDLING)["groups"][0].as_py()
-    if not counts["train"] or not counts["test"]:
-        raise TrainingError(
-            f"Dataset {spec.name}: {counts['train']} train and {counts['test']} test images; both are "
-            "needed, so add images or change split.test."
-        )
     record.counts = {
         "images": counts.total(),
         **{name: counts[name] for name in ("train", "val", "test")},
-        "new": newcomers.num_rows,
+        "new": new.total(),
         "straddling": straddling,
     }
     record.wrote(catalog.splits)
@@ -64,13 +68,26 @@ def choose_split(dataset: str, group_id: str, shares: SplitSpec) -> str:
     return "val" if place < shares.test + shares.val else "train"
 
 
-def _assign(spec: DatasetSpec, batch: pa.RecordBatch) -> pa.RecordBatch:
-    rows: list[dict[str, Any]] = [
-        {
-            "image_id": row["image_id"],
-            "group_id": row["phash"],
-            "split": row["split_hint"] or choose_split(spec.name, row["phash"], spec.split),
-        }
-        for row in batch.to_pylist()
-    ]
-    return pa.RecordBatch.from_pylist(rows, schema=SPLITS)
+def _assign(
+    spec: DatasetSpec, newcomers: pa.RecordBatchReader, counted: Counter[str]
+) -> Iterator[pa.RecordBatch]:
+    """Complete the newcomers' splits, counting them."""
+    for batch in newcomers:
+        rows = batch.to_pylist()
+        for row in rows:
+            row["split"] = row["split"] or choose_split(spec.name, row["group_id"], spec.split)
+        counted.update(row["split"] for row in rows)
+        yield pa.RecordBatch.from_pylist(rows, schema=SPLITS)
+
+
+def _counts(catalog: Catalog) -> Counter[str]:
+    with tables.query(splits=catalog.splits) as sql:
+        return Counter({row["split"]: row["images"] for row in sql(COUNTS).to_pylist()})
+
+
+def _refuse_empty(spec: DatasetSpec, counts: Counter[str]) -> None:
+    if not counts["train"] or not counts["test"]:
+        raise TrainingError(
+            f"Dataset {spec.name}: {counts['train']} train and {counts['test']} test images; both are "
+            "needed, so add images or change split.test."
+        )

@@ -216,6 +216,7 @@ def replace_partition(
         transaction = opened.transaction_version(held.writer.identity) or 0
         if transaction != held.transaction:
             log.info("%s: another run of %s was faster; its rows stay", table.name, held.writer)
+            _discard(table, urls)
             return None
         actions = [_add_action(table, url, partition) for url in urls]
         replaced = _slice(table, partition)
@@ -242,7 +243,12 @@ def append_new(
         kept_urls = urls if all(is_new) else _write_kept(table, urls, is_new)
         actions = [_add_action(table, url, partition) for url in kept_urls]
         transaction = (opened.transaction_version(writer.identity) or 0) + 1
-        if not actions or _commit(opened, table, actions, "append", writer, transaction, None):
+        is_done = not actions or _commit(
+            opened, table, actions, "append", writer, transaction, None
+        )
+        if kept_urls is not urls:
+            _discard(table, urls if is_done else kept_urls)
+        if is_done:
             holders = pa.array(held_by, pa.string())
             return ours.append_column("held_by", holders).filter(pc.is_valid(holders))
     raise _too_busy(table)
@@ -368,6 +374,15 @@ def _write_kept(table: Table, urls: list[str], keep: list[bool]) -> list[str]:
                 row += batch.num_rows
 
     return write_batches(table, kept())
+
+
+def _discard(table: Table, urls: list[str]) -> None:
+    """Delete files that the table does not count; a commit that seemed to fail may have gone through."""
+    counted = {tuple(url.split("/")[-2:]) for url in file_urls(table)}
+    for url in urls:
+        if tuple(url.split("/")[-2:]) not in counted:
+            fs, path = storage.filesystem(url)
+            fs.rm_file(path)
 
 
 def _streams(urls: list[str]) -> Iterator[Any]:
