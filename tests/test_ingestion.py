@@ -249,6 +249,7 @@ def test_a_uri_in_two_partitions_is_held_once_and_is_no_reject(
     ]
     counts = at_once(*both)
     assert sum(one["images"] for one in counts) == 12
+    assert sum(one["rejects"] + one["duplicates"] for one in counts) == 0
     assert tables.count_rows(catalog_of(spec).images) == 12
     assert reasons(spec) == {}
     assert [one["held_before"] for one in at_once(*both)] == [12, 12]

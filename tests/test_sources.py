@@ -242,8 +242,6 @@ def test_links_are_followed_but_never_in_a_circle(tmp_path: Path) -> None:
     (photos / "dogs").symlink_to(tmp_path / "elsewhere" / "wolves")
     (photos / "cats" / "again").symlink_to(photos)
     (photos / "cats" / "own").symlink_to("own")
-    (photos / "cats" / "up").symlink_to("..")
-    (photos / "dogs" / "round").symlink_to(photos / "dogs")
     (photos / "cats" / "two.jpg").symlink_to(photos / "cats" / "0001.jpg")
     (photos / "cats" / "gone.jpg").symlink_to("nowhere.jpg")
     rows = listed(FolderSource(type="folder", path=str(photos)))

@@ -181,7 +181,8 @@ def _server(settings: Settings) -> Iterator[Server]:
     with local_airflow.use_server(settings) as server:
         if running is None:
             say(f"Airflow is ready after {time.monotonic() - began:.0f} s.")
-        _tell_address(settings, server)
+        # The password is for `make up` alone: what a run prints may end in somebody's log.
+        say(f"Airflow: {server.address} ('make up' tells the login)")
         yield server
 
 

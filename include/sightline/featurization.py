@@ -34,7 +34,8 @@ def featurize(
 ) -> None:
     """Give every image that we hold an embedding of the dataset's backbone."""
     record.read(catalog.images)
-    spark.start_workers(session)
+    if tables.count_rows(catalog.images) > tables.count_rows(catalog.features):
+        spark.start_workers(session)  # there is work: let them import torch while this process does
     backbone = backbones.load_backbone(spec.backbone)
     version = tables.current_version(catalog.images)  # another partition's ingest may add images
     held = tables.count_rows(catalog.images, version)

@@ -172,7 +172,7 @@ def spark_stage(spec: DatasetSpec, stage: str, doc: str, **options: Any) -> Spar
 def wait_for_ingests(spec: DatasetSpec) -> Any:
     """A task that waits while ingest runs of the dataset are queued or running."""
 
-    @task.sensor(task_id="wait_for_ingests", poke_interval=5, timeout=7 * 86_400, mode="reschedule")
+    @task.sensor(task_id="wait_for_ingests", poke_interval=2, timeout=7 * 86_400, mode="reschedule")
     def wait(ti: Any = None) -> bool:
         """Waits while ingests of this dataset are queued or running, so that a backfill trains once."""
         count = ti.get_dr_count(dag_id=f"ingest_{spec.name}", states=["queued", "running"])

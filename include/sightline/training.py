@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+NUMBERS_PER_PARTITION = 2_000_000  # 16 MB; below that a second core gains less than it costs
+
 
 def train_classifier(
     session: "SparkSession",
@@ -35,21 +37,25 @@ def train_classifier(
 ) -> None:
     """Fit the head on the train split and keep it under the plan's version."""
     rows = _train_rows(session, spec, catalog, plan).cache()
-    count = rows.count()
-    _refuse_few_classes(spec, rows)
+    counts = _count_classes(spec, rows)
     fitted, grid = fit_head(rows, spec.train)
     classifier = to_classifier(fitted)
     models.save_classifier(catalog, plan.version, classifier)
-    best = max(grid, key=lambda entry: entry["accuracy"])
+    penalty = float(fitted.stages[-1].getRegParam())  # type: ignore[attr-defined]
+    best = next(entry for entry in grid if entry["penalty"] == penalty)
+    total = sum(counts.values())
     models.write_model(
-        catalog, _describe(spec, catalog, plan, classifier.labels, count, best, grid)
+        catalog, _describe(spec, catalog, plan, classifier.labels, total, best, grid)
     )
     record.read(*([catalog.reduced] if spec.reduce else [catalog.features]), catalog.splits)
-    record.counts = {"rows": count, **best}
+    record.counts = {"rows": total, **best}
 
 
 def fit_head(rows: "DataFrame", train: TrainSpec) -> tuple["PipelineModel", list[dict[str, float]]]:
-    """Fit on rows (label, values array<float>); returns the fitted pipeline and the grid's accuracies."""
+    """Fit on rows (image_id, label, values array<float>), the same whatever the order they come in.
+
+    Returns the fitted pipeline and the accuracy of each penalty of the grid.
+    """
     from pyspark.ml import Pipeline, PipelineModel
     from pyspark.ml.classification import LogisticRegression
     from pyspark.ml.evaluation import MulticlassClassificationEvaluator
@@ -59,12 +65,10 @@ def fit_head(rows: "DataFrame", train: TrainSpec) -> tuple["PipelineModel", list
 
     indexer = StringIndexer(inputCol="label", outputCol="class", stringOrderType="alphabetAsc")
     scaler = StandardScaler(inputCol="vector", outputCol="scaled", withMean=True, withStd=True)
-    prepared = Pipeline(stages=[indexer, scaler]).fit(
-        vectors := rows.withColumn("vector", array_to_vector(rows["values"]))
-    )
-    # Every iteration is a Spark job, so each partition too many costs its overhead a thousand times.
-    cores = rows.sparkSession.sparkContext.defaultParallelism
-    ready = prepared.transform(vectors).select("class", "scaled").coalesce(cores).cache()
+    folded = _in_order(_with_folds(rows, train))
+    vectors = folded.withColumn("vector", array_to_vector(folded["values"]))
+    prepared = Pipeline(stages=[indexer, scaler]).fit(vectors)
+    ready = prepared.transform(vectors).select("class", "scaled", "fold").cache()
     head = LogisticRegression(
         featuresCol="scaled",
         labelCol="class",
@@ -77,8 +81,8 @@ def fit_head(rows: "DataFrame", train: TrainSpec) -> tuple["PipelineModel", list
         estimatorParamMaps=ParamGridBuilder().addGrid(head.regParam, list(train.penalties)).build(),
         evaluator=MulticlassClassificationEvaluator(labelCol="class", metricName="accuracy"),
         numFolds=train.folds,
-        seed=train.seed,
-        parallelism=min(len(train.penalties), cores),
+        foldCol="fold",
+        parallelism=min(len(train.penalties), rows.sparkSession.sparkContext.defaultParallelism),
     )
     chosen = validator.fit(ready)
     grid = [
@@ -105,7 +109,7 @@ def to_classifier(fitted: "PipelineModel") -> Classifier:
 def _train_rows(
     session: "SparkSession", spec: DatasetSpec, catalog: Catalog, plan: Plan
 ) -> "DataFrame":
-    """The train split: label, and values as array<float>."""
+    """The train split: image_id, label, and values as array<float>."""
     if spec.reduce is None:
         files = tables.file_urls(catalog.features, plan.features_version, plan.backbone_id)
         values = spark.read_files(session, files, FEATURES).withColumnRenamed("embedding", "values")
@@ -115,17 +119,47 @@ def _train_rows(
     splits = spark.read_files(session, tables.file_urls(catalog.splits), SPLITS)
     held = tables.file_urls(catalog.images, plan.images_version)
     labels = spark.read_files(session, held, IMAGES).select("image_id", "label")
-    train = splits.where("split = 'train'").select("image_id").join(labels, "image_id")
-    return values.join(train, "image_id").select("label", "values")
+    train = splits.where("split = 'train'").select("image_id")
+    labelled = train.join(labels.where("label IS NOT NULL"), "image_id")
+    return values.join(labelled, "image_id").select("image_id", "label", "values")
 
 
-def _refuse_few_classes(spec: DatasetSpec, rows: "DataFrame") -> None:
-    classes = [row["label"] for row in rows.select("label").distinct().collect()]
-    if len(classes) < 2:
+def _count_classes(spec: DatasetSpec, rows: "DataFrame") -> dict[str, int]:
+    """Train images of each class; TrainingError where they are too few for a classifier."""
+    counts = {row["label"]: row["count"] for row in rows.groupBy("label").count().collect()}
+    if len(counts) < 2:
         raise TrainingError(
-            f"Dataset {spec.name} has {len(classes)} class(es) in its train split ({', '.join(classes)}); "
-            "a classifier needs two, so add images of another class."
+            f"Dataset {spec.name} has {len(counts)} class(es) in its train split "
+            f"({', '.join(counts)}); a classifier needs two, so add images of another class."
         )
+    if max(counts.values()) < spec.train.folds:
+        raise TrainingError(
+            f"Dataset {spec.name}: train.folds is {spec.train.folds}, but no class has more than "
+            f"{max(counts.values())} train images; add images or lower it."
+        )
+    return counts
+
+
+def _with_folds(rows: "DataFrame", train: TrainSpec) -> "DataFrame":
+    """Deal the images of each class out to the folds, in an order that the seed alone shuffles."""
+    from pyspark.sql import Window, functions
+
+    shuffled = functions.xxhash64("image_id", functions.lit(train.seed))
+    place = functions.row_number().over(Window.partitionBy("label").orderBy(shuffled, "image_id"))
+    return rows.withColumn("fold", place % train.folds)
+
+
+def _in_order(rows: "DataFrame") -> "DataFrame":
+    """The same rows in the same partitions every time, so that sums, and models, come out the same.
+
+    Every iteration of the fit is a Spark job: few partitions, or their overhead is all it does.
+    """
+    from pyspark.sql import functions
+
+    numbers = rows.select(functions.sum(functions.size("values"))).first()
+    most = rows.sparkSession.sparkContext.defaultParallelism
+    parts = min(most, 1 + (numbers[0] if numbers else 0) // NUMBERS_PER_PARTITION)
+    return rows.repartition(parts, "image_id").sortWithinPartitions("image_id")
 
 
 def _describe(
