@@ -1,4 +1,10 @@
-"""How good a model is: predictions on the test split, without a JVM, and the numbers made of them."""
+"""How good a model is: predictions on the test split, without a JVM, and the numbers made of them.
+
+A test image of a class that was not trained can only be predicted wrongly, and counts as that: it
+lowers accuracy, top-5 accuracy, macro F1 and the precision of what it is taken for, and stands in the
+confusion matrix and as `unseen` in the counts. Only the log loss, which would be infinite, leaves it
+out. An image without a label is predicted and not counted.
+"""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -25,31 +31,46 @@ ROWS = """
 """
 
 
+UNSEEN = """
+    SELECT DISTINCT i.label FROM images i
+    JOIN splits s ON s.image_id = i.image_id AND s.split = 'test'
+    WHERE i.label IS NOT NULL
+"""
+
+
 @dataclass
 class Tally:
     """Sums over predictions, from which every metric follows: memory grows with the classes only."""
 
-    confusion: Array  # (classes, classes) counts: rows true, columns predicted
+    labels: list[str]  # those of the classifier in its order, then those that were not trained
+    confusion: Array  # (labels, labels) counts: rows true, columns predicted
     in_top_5: int = 0
+    with_loss: int = 0  # rows whose class was trained
     log_loss_sum: float = 0.0
 
     @classmethod
-    def empty(cls, classes: int) -> "Tally":
+    def empty(cls, labels: list[str]) -> "Tally":
         """Nothing counted yet."""
-        return cls(np.zeros((classes, classes), dtype=np.int64))
+        return cls(labels, np.zeros((len(labels), len(labels)), dtype=np.int64))
 
     @property
     def rows(self) -> int:
         """Predictions counted."""
         return int(self.confusion.sum())
 
-    def add(self, truth: Array, probabilities: Array) -> None:
-        """Count rows: true class numbers (n,) and probabilities (n, classes)."""
-        np.add.at(self.confusion, (truth, probabilities.argmax(axis=1)), 1)
-        likeliest = np.argsort(-probabilities, axis=1)[:, :5]
+    def add(self, labels: list[str | None], probabilities: Array) -> None:
+        """Count rows: true labels and probabilities (n, classes trained)."""
+        number = {label: index for index, label in enumerate(self.labels)}
+        rows = [row for row, label in enumerate(labels) if label is not None]
+        truth = np.array([number[str(labels[row])] for row in rows], dtype=np.int64)
+        given = probabilities[rows].astype(np.float64)
+        np.add.at(self.confusion, (truth, given.argmax(axis=1)), 1)
+        likeliest = np.argsort(-given, axis=1)[:, :5]
         self.in_top_5 += int((likeliest == truth[:, None]).any(axis=1).sum())
-        of_truth = probabilities[np.arange(len(truth)), truth].astype(np.float64)
-        self.log_loss_sum -= float(np.log(np.clip(of_truth, 1e-15, 1.0)).sum())
+        trained = np.flatnonzero(truth < given.shape[1])
+        self.with_loss += len(trained)
+        of_truth = given[trained, truth[trained]].clip(1e-15, 1.0)
+        self.log_loss_sum -= float(np.log(of_truth).sum())
 
 
 def accuracy(tally: Tally) -> float:
@@ -69,8 +90,8 @@ def macro_f1(tally: Tally) -> float:
 
 
 def log_loss(tally: Tally) -> float:
-    """Mean negative logarithm of the true class's probability."""
-    return tally.log_loss_sum / tally.rows
+    """Mean negative logarithm of the true class's probability, where that class was trained."""
+    return tally.log_loss_sum / max(tally.with_loss, 1)
 
 
 METRICS_BY_NAME: dict[str, Callable[[Tally], float]] = {
@@ -108,18 +129,23 @@ def evaluate(
         )
     pca = models.load_pca(catalog, plan.version) if spec.reduce else None
     predictor = Predictor(pca, models.load_classifier(catalog, plan.version, model["labels"]))
-    tally = _keep_predictions(catalog, task, plan, predictor)
+    labels = [*model["labels"], *_unseen(catalog, plan, model["labels"])]
+    tally = _keep_predictions(catalog, task, plan, predictor, labels)
     if not tally.rows:
         raise TrainingError(
-            f"Dataset {spec.name} has no test image of a class that was trained; add images."
+            f"Dataset {spec.name} has no labelled test image among the features; add images."
         )
-    _keep_metrics(catalog, task, plan, metric_rows(tally, model["labels"]))
+    _keep_metrics(catalog, task, plan, metric_rows(tally))
     numbers = {name: metric(tally) for name, metric in METRICS_BY_NAME.items()}
-    numbers["train_accuracy"] = accuracy(_tally(catalog, plan, predictor, "train"))
+    numbers["train_accuracy"] = accuracy(_tally(catalog, plan, predictor, labels, "train"))
     model["metrics"] = {name: round(number, 6) for name, number in numbers.items()}
     model["rows"]["test"] = tally.rows
     models.write_model(catalog, model)
-    record.counts = {"rows": tally.rows, "accuracy": round(numbers["accuracy"], 4)}
+    record.counts = {
+        "rows": tally.rows,
+        "accuracy": round(numbers["accuracy"], 4),
+        "unseen": tally.rows - tally.with_loss,
+    }
     record.wrote(catalog.predictions, catalog.metrics)
 
 
@@ -135,39 +161,42 @@ class Predictor:
         values = embeddings if self.pca is None else self.pca.project(embeddings)
         return self.classifier.probabilities(values).astype(np.float32)
 
-    def count(self, labels: list[str | None], probabilities: Array, tally: Tally) -> None:
-        """Count the rows whose class was trained; one that was not can only be wrong, and has no row."""
-        number = {label: index for index, label in enumerate(self.classifier.labels)}
-        known = [row for row, label in enumerate(labels) if label in number]
-        truth = np.array([number[str(labels[row])] for row in known], dtype=np.int64)
-        tally.add(truth, probabilities[known])
 
-
-def metric_rows(tally: Tally, labels: list[str]) -> list[dict[str, Any]]:
+def metric_rows(tally: Tally) -> list[dict[str, Any]]:
     """All numbers of an evaluation: overall, of each class, and the confusion matrix's cells."""
     rows: list[dict[str, Any]] = [
         {"name": name, "label": None, "value": metric(tally)}
         for name, metric in METRICS_BY_NAME.items()
     ]
-    for label, row in zip(labels, per_class(tally.confusion), strict=True):
+    for label, row in zip(tally.labels, per_class(tally.confusion), strict=True):
         names = ("precision", "recall", "f1", "support")
         rows += [{"name": name, "label": label, "value": row[name]} for name in names]
     for true, predicted in np.argwhere(tally.confusion):
         value = float(tally.confusion[true, predicted])
-        name = f"confusion:{labels[predicted]}"
-        rows.append({"name": name, "label": labels[true], "value": value})
+        name = f"confusion:{tally.labels[predicted]}"
+        rows.append({"name": name, "label": tally.labels[true], "value": value})
     return rows
 
 
-def _keep_predictions(catalog: Catalog, task: TaskRun, plan: Plan, predictor: Predictor) -> Tally:
+def _unseen(catalog: Catalog, plan: Plan, trained: list[str]) -> list[str]:
+    """Labels of the test split that the classifier was not trained on, sorted."""
+    images = tables.open_table(catalog.images, plan.images_version)
+    assert images is not None  # the plan was made of it
+    with tables.query(images=images, splits=catalog.splits) as sql:
+        return sorted(set(sql(UNSEEN)["label"].to_pylist()) - set(trained))
+
+
+def _keep_predictions(
+    catalog: Catalog, task: TaskRun, plan: Plan, predictor: Predictor, labels: list[str]
+) -> Tally:
     """Write the test split's predictions while counting them."""
     held = tables.claim(catalog.predictions, task.writer)
-    tally = Tally.empty(len(predictor.classifier.labels))
+    tally = Tally.empty(labels)
 
     def batches() -> Iterator[pa.RecordBatch]:
         for rows, probabilities in _predicted(catalog, plan, predictor, "test"):
-            predictor.count(rows["label"].to_pylist(), probabilities, tally)
-            yield _prediction_batch(rows, probabilities, predictor.classifier.labels, plan.version)
+            tally.add(rows["label"].to_pylist(), probabilities)
+            yield _prediction_batch(rows, probabilities, labels, plan.version)
 
     urls = tables.write_batches(catalog.predictions, batches())
     tables.replace_partition(catalog.predictions, urls, plan.version, held)
@@ -183,10 +212,12 @@ def _keep_metrics(catalog: Catalog, task: TaskRun, plan: Plan, rows: list[dict[s
     tables.replace_partition(catalog.metrics, urls, plan.version, held)
 
 
-def _tally(catalog: Catalog, plan: Plan, predictor: Predictor, split: str) -> Tally:
-    tally = Tally.empty(len(predictor.classifier.labels))
+def _tally(
+    catalog: Catalog, plan: Plan, predictor: Predictor, labels: list[str], split: str
+) -> Tally:
+    tally = Tally.empty(labels)
     for rows, probabilities in _predicted(catalog, plan, predictor, split):
-        predictor.count(rows["label"].to_pylist(), probabilities, tally)
+        tally.add(rows["label"].to_pylist(), probabilities)
     return tally
 
 

@@ -40,11 +40,11 @@ def _facets(table: dict[str, Any]) -> dict[str, Any]:
         schema_dataset.SchemaDatasetFacetFields(name=name, type=kind)
         for name, kind in table["columns"]
     ]
-    version = str(table["version"])
-    return {
-        "schema": schema_dataset.SchemaDatasetFacet(fields=fields),
-        "version": dataset_version_dataset.DatasetVersionDatasetFacet(datasetVersion=version),
-    }
+    facets: dict[str, Any] = {"schema": schema_dataset.SchemaDatasetFacet(fields=fields)}
+    if table["version"] is not None:  # a table that nobody has written yet has none
+        version = str(table["version"])
+        facets["version"] = dataset_version_dataset.DatasetVersionDatasetFacet(version)
+    return facets
 
 
 def _rows(table: dict[str, Any]) -> dict[str, Any]:

@@ -1,0 +1,162 @@
+"""Training: what is kept predicts as Spark does, and the same data give the same model."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+from sklearn.datasets import load_digits
+from sklearn.linear_model import LogisticRegression
+from sklearn.preprocessing import StandardScaler
+
+from sightline import models
+from sightline.catalog import Catalog
+from sightline.config import DatasetSpec, TrainSpec
+from sightline.errors import TrainingError
+from sightline.training import fit_head, to_classifier, train_classifier
+from tests.conftest import catalog_of, make_task, store_embeddings, write_dataset
+
+if TYPE_CHECKING:
+    from pyspark.sql import DataFrame, SparkSession
+
+DATASET = """
+source: {type: folder, path: photos}
+reduce: null
+train: {penalties: [0.003, 3.0], folds: 2, max_iterations: 30}
+"""
+QUICK = TrainSpec(penalties=(0.01,), folds=2, max_iterations=30)
+Array = np.ndarray[Any, Any]
+
+
+@pytest.fixture
+def spec(own_places: Path) -> DatasetSpec:
+    return write_dataset(own_places, "photos", DATASET)
+
+
+@pytest.fixture
+def catalog(spec: DatasetSpec) -> Catalog:
+    return catalog_of(spec)
+
+
+def clouds(rows: int = 90, dim: int = 4, seed: int = 0) -> tuple[Array, list[str]]:
+    """Three classes that overlap a little; the last column never varies."""
+    rng = np.random.default_rng(seed)
+    classes = np.arange(rows) % 3
+    values = rng.normal(size=(rows, dim)) + 1.5 * np.eye(3, dim)[classes]
+    values[:, -1] = 0.1
+    return values.astype(np.float32), [["tram", "bus", "car"][one] for one in classes]
+
+
+def frame(spark: "SparkSession", values: Array, labels: list[str], parts: int = 1) -> "DataFrame":
+    rows = [
+        (f"{number:064x}", label, one.tolist())
+        for number, (one, label) in enumerate(zip(values, labels, strict=True))
+    ]
+    if parts > 1:  # the same rows in another order and other partitions
+        rows = rows[::-1]
+    schema = "image_id string, label string, values array<float>"
+    return spark.createDataFrame(rows, schema).repartition(parts)
+
+
+def test_the_kept_classifier_predicts_as_sparks_own_pipeline(spark: "SparkSession") -> None:
+    from pyspark.ml.functions import array_to_vector
+
+    values, labels = clouds()
+    rows = frame(spark, values, labels)
+    fitted, grid = fit_head(rows, QUICK)
+    classifier = to_classifier(fitted)
+    predicted = fitted.transform(rows.withColumn("vector", array_to_vector("values"))).collect()
+    theirs = np.array([row["probability"].toArray() for row in predicted])
+    ours = classifier.probabilities(np.array([row["values"] for row in predicted], np.float32))
+    assert classifier.labels == ["bus", "car", "tram"]
+    assert len(theirs) == 90
+    assert np.abs(ours - theirs).max() < 1e-6
+    assert [entry["penalty"] for entry in grid] == [0.01]
+    assert classifier.scale[-1] == 1.0  # where a column never varies
+    assert np.isfinite(classifier.probabilities(values + 1)).all()
+
+
+def test_the_same_data_give_the_same_model_in_any_order(spark: "SparkSession") -> None:
+    values, labels = clouds()
+    fits = [fit_head(frame(spark, values, labels, parts), QUICK) for parts in (1, 3)]
+    one, other = (to_classifier(fitted) for fitted, _ in fits)
+    np.testing.assert_allclose(one.coefficients, other.coefficients, atol=1e-9)
+    np.testing.assert_allclose(one.intercepts, other.intercepts, atol=1e-9)
+    assert fits[0][1] == fits[1][1]
+
+
+def train(
+    spark: "SparkSession", spec: DatasetSpec, catalog: Catalog, values: Array, labels: list[Any],
+    splits: list[str],
+) -> tuple[dict[str, Any], dict[str, Any]]:  # fmt: skip
+    """The record's counts and the model.json of a training."""
+    plan = store_embeddings(catalog, spec, values, labels, splits)
+    task, record = make_task("train")
+    train_classifier(spark, spec, catalog, task, record, plan)
+    model = models.read_model(catalog, plan.version)
+    assert model is not None
+    return record.counts, model
+
+
+def test_the_best_penalty_is_chosen_and_the_model_describes_itself(
+    spark: "SparkSession", spec: DatasetSpec, catalog: Catalog
+) -> None:
+    values, labels = clouds()
+    lopsided = ["tram"] * 200 + labels  # so that a far too strong penalty predicts trams only
+    noise = np.random.default_rng(1).normal(size=(200, 4)) + [1.5, 0, 0, 0]
+    everything = np.float32(np.concatenate([noise, values]))
+    splits = ["train"] * 280 + ["test"] * 10
+    counts, model = train(spark, spec, catalog, everything, lopsided, splits)
+    grid = model["head"]["grid"]
+    assert [entry["penalty"] for entry in grid] == [0.003, 3.0]
+    assert grid[0]["accuracy"] > grid[1]["accuracy"]
+    assert model["head"]["penalty"] == 0.003
+    assert counts == {"rows": 280, **grid[0]}
+    assert (model["labels"], model["rows"]) == (["bus", "car", "tram"], {"train": 280})
+    assert model["spec"] == spec.model_dump(mode="json")
+    assert model["reduction"] is None
+    kept = models.load_classifier(catalog, model["version"], model["labels"])
+    right = kept.probabilities(everything[:280]).argmax(axis=1) == [
+        model["labels"].index(label) for label in lopsided[:280]
+    ]
+    assert right.mean() > grid[0]["accuracy"] - 0.05
+
+
+def test_images_without_a_label_and_of_other_splits_are_left_out(
+    spark: "SparkSession", spec: DatasetSpec, catalog: Catalog
+) -> None:
+    values, labels = clouds(40)
+    labels[:2], labels[-1] = [None, None], "only in test"  # type: ignore[list-item]
+    counts, model = train(spark, spec, catalog, values, labels, ["train"] * 30 + ["test"] * 10)
+    assert counts["rows"] == 28
+    assert model["labels"] == ["bus", "car", "tram"]
+
+
+def test_too_few_classes_or_images_are_refused(
+    spark: "SparkSession", spec: DatasetSpec, catalog: Catalog
+) -> None:
+    values, _ = clouds(6)
+    with pytest.raises(TrainingError, match=r"photos has 1 class\(es\) .*\(bus\); .* needs two"):
+        train(spark, spec, catalog, values, ["bus"] * 5 + ["car"], ["train"] * 5 + ["test"])
+    single = spec.model_copy(update={"name": "single"})
+    with pytest.raises(TrainingError, match="folds is 2, but no class has more than 1 train"):
+        train(
+            spark, single, catalog_of(single), values[:3], ["a", "b", "c"], ["train"] * 2 + ["test"]
+        )
+
+
+def test_accuracy_is_that_of_scikit_learn(spark: "SparkSession") -> None:
+    digits = load_digits()
+    values, labels = digits.data.astype(np.float32), [str(one) for one in digits.target]
+    held_out = np.arange(len(values)) % 4 == 0
+    given = [label for label, out in zip(labels, held_out, strict=True) if not out]
+    truth = np.array(labels)[held_out]
+    spec = TrainSpec(penalties=(0.003,), folds=2)
+    ours = to_classifier(fit_head(frame(spark, values[~held_out], given), spec)[0])
+    scaler = StandardScaler().fit(values[~held_out])
+    # Spark's penalty is on the mean loss, scikit-learn's C on the sum.
+    theirs = LogisticRegression(C=1 / (0.003 * len(given)), max_iter=500)
+    theirs.fit(scaler.transform(values[~held_out]), given)
+    right = np.array(ours.labels)[ours.probabilities(values[held_out]).argmax(axis=1)] == truth
+    assert right.mean() > 0.9
+    assert abs(right.mean() - theirs.score(scaler.transform(values[held_out]), truth)) <= 0.005
