@@ -33,7 +33,9 @@ def build(spec: DatasetSpec) -> DAG:
         timezone="UTC",
         key_format="%Y-%m-%d",
         run_offset=-1,  # tonight's run takes the day that has ended
-        run_immediately=timedelta(seconds=1),  # else unpausing soon after midnight runs last night's
+        run_immediately=timedelta(
+            seconds=1
+        ),  # else unpausing soon after midnight runs last night's
     )
     with (
         DAG(

@@ -1,5 +1,7 @@
 """Training: what is kept predicts as Spark does, and the same data give the same model."""
 
+import gc
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,8 +26,17 @@ source: {type: folder, path: photos}
 reduce: null
 train: {penalties: [0.003, 3.0], folds: 2, max_iterations: 30}
 """
+# Spark's CrossValidator never closes its pool of threads.
+pytestmark = pytest.mark.filterwarnings("ignore:unclosed running multiprocessing pool")
 QUICK = TrainSpec(penalties=(0.01,), folds=2, max_iterations=30)
 Array = np.ndarray[Any, Any]
+
+
+@pytest.fixture(autouse=True)
+def let_pools_go() -> Iterator[None]:
+    """Let Spark's forgotten pools end here, and not in another module's test."""
+    yield
+    gc.collect()
 
 
 @pytest.fixture

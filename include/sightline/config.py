@@ -79,6 +79,7 @@ class SplitSpec(Section):
 
     test: float = Field(0.25, gt=0, lt=0.9)
     val: float = Field(0.0, ge=0, lt=0.5)
+    seed: int = 0  # another seed is another draw; images that have their split keep it
 
     @model_validator(mode="after")
     def _leaves_some(self) -> Self:
@@ -91,6 +92,9 @@ class TrainSpec(Section):
     """The classifier on top of the features."""
 
     head: Literal["logistic_regression"] = "logistic_regression"
+    # `together`: one factor for all components, so that strong ones stay strong; `each`: every component
+    # to unit variance, which helps untrained backbones and harms trained ones
+    scale: Literal["together", "each"] = "together"
     # L2, the grid of the cross-validation
     penalties: tuple[Annotated[float, Field(ge=0)], ...] = (0.0003, 0.003, 0.03, 0.3)
     folds: int = Field(3, ge=2, le=10)

@@ -61,7 +61,7 @@ def split_images(spec: DatasetSpec, catalog: Catalog, task: TaskRun, record: Rec
 
 def choose_split(dataset: str, group_id: str, shares: SplitSpec) -> str:
     """The split of a group: the same for ever, whatever other images there are."""
-    digest = hashlib.sha256(f"{dataset}/{group_id}".encode()).digest()
+    digest = hashlib.sha256(f"{shares.seed}/{dataset}/{group_id}".encode()).digest()
     place = int.from_bytes(digest[:8], "big") / 2**64  # uniform in 0..1
     if place < shares.test:
         return "test"

@@ -64,10 +64,13 @@ def fit_head(rows: "DataFrame", train: TrainSpec) -> tuple["PipelineModel", list
     from pyspark.ml.tuning import CrossValidator, ParamGridBuilder
 
     indexer = StringIndexer(inputCol="label", outputCol="class", stringOrderType="alphabetAsc")
-    scaler = StandardScaler(inputCol="vector", outputCol="scaled", withMean=True, withStd=True)
+    centrer = StandardScaler(inputCol="vector", outputCol="centred", withMean=True, withStd=False)
     folded = _in_order(_with_folds(rows, train))
     vectors = folded.withColumn("vector", array_to_vector(folded["values"]))
-    prepared = Pipeline(stages=[indexer, scaler]).fit(vectors)
+    centred = Pipeline(stages=[indexer, centrer]).fit(vectors)
+    fitted_centrer: Any = centred.stages[1]
+    scaler = _scaler(fitted_centrer.std.toArray(), train)
+    prepared = PipelineModel([*centred.stages, scaler])
     ready = prepared.transform(vectors).select("class", "scaled", "fold").cache()
     head = LogisticRegression(
         featuresCol="scaled",
@@ -92,15 +95,27 @@ def fit_head(rows: "DataFrame", train: TrainSpec) -> tuple["PipelineModel", list
     return PipelineModel([*prepared.stages, chosen.bestModel]), grid
 
 
+def _scaler(spread: "np.ndarray[Any, Any]", train: TrainSpec) -> Any:
+    """Multiplies the centred values so that their mean variance, or each variance, is 1."""
+    from pyspark.ml.feature import ElementwiseProduct
+    from pyspark.ml.linalg import Vectors
+
+    together = np.full(len(spread), np.sqrt((spread**2).mean()))
+    divisor = together if train.scale == "together" else spread
+    factors = 1.0 / np.where(divisor > 0, divisor, 1.0)
+    return ElementwiseProduct(
+        scalingVec=Vectors.dense(factors), inputCol="centred", outputCol="scaled"
+    )
+
+
 def to_classifier(fitted: "PipelineModel") -> Classifier:
     """The fitted pipeline as plain arrays."""
     stages: list[Any] = fitted.stages
-    indexer, scaler, head = stages
-    spread = scaler.std.toArray()
+    indexer, centrer, scaler, head = stages
     return Classifier(
         labels=list(indexer.labels),
-        mean=scaler.mean.toArray(),
-        scale=np.where(spread > 0, spread, 1.0),
+        mean=centrer.mean.toArray(),
+        scale=1.0 / scaler.getScalingVec().toArray(),
         coefficients=head.coefficientMatrix.toArray(),
         intercepts=head.interceptVector.toArray(),
     )
