@@ -138,6 +138,9 @@ def test_a_worker_unpacks_the_very_same_backbone(name: str) -> None:
 
 def test_a_fixed_size_network_is_built_for_the_image_size_of_the_dataset_file() -> None:
     assert backbones.load_backbone(spec_of("vit_b_32", image_size=64)).dim == 768
+    with torch.device("meta"):
+        module, dim = backbones.build_untrained(spec_of("maxvit_t", image_size=448))
+        assert module.eval()(torch.zeros(1, 3, 448, 448)).shape == (1, dim)
     with pytest.raises(ConfigError, match="vit_b_32 .* 50 pixels .*backbone.image_size"):
         backbones.load_backbone(spec_of("vit_b_32", image_size=50))
 
@@ -153,6 +156,8 @@ def test_timm_networks_work_and_unknown_ones_are_refused() -> None:
     assert backbone.backbone_id.startswith("timm.mobilenetv3_small_050-random0-")
     with pytest.raises(ConfigError, match="'timm/mobilenetv3_smal'; timm knows mobilenetv3_small"):
         backbones.load_backbone(spec_of("timm/mobilenetv3_smal"))
+    with pytest.raises(ConfigError, match="'timm/nothing_like_it'; see timm.list_models"):
+        backbones.load_backbone(spec_of("timm/nothing_like_it"))
     with pytest.raises(ConfigError, match="'timm/resnet18.never'; timm knows resnet18."):
         backbones.load_backbone(spec_of("timm/resnet18.never"))
 
@@ -176,6 +181,7 @@ def test_weights_are_loaded_from_a_file(tmp_path: Path, name: str, suffix: str) 
     state = backbone.module.state_dict()
     assert all(torch.equal(value, trained.state_dict()[key]) for key, value in state.items())
     assert len(state) >= 0.7 * len(trained.state_dict())
+    assert not any(key.startswith("aux") for key in state)  # heads for training only
     assert "-it_s_trained-" in backbone.backbone_id  # it names a folder and stands in SQL
     worker = backbones.unpack_backbone(
         spec_of(name, str(path), image_size=64), "same", backbones.pack_weights(backbone)

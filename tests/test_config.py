@@ -115,7 +115,7 @@ KEYS = "backbone, description, limits, reduce, schedule, source, split, train"
         (f"{FOLDER}reduce: {{component: 3}}", "pets.yaml: unknown key 'reduce.component'; "
          "did you mean 'components'? Known: components, explained_variance."),
         (f"{FOLDER}split: {{tset: 0.1}}",
-         "pets.yaml: unknown key 'split.tset'; did you mean 'test'? Known: test, val."),
+         "pets.yaml: unknown key 'split.tset'; did you mean 'test'? Known: seed, test, val."),
         (f"{FOLDER}split: {{test: 0.8, val: 0.4}}",
          "pets.yaml: split: test and val leave nothing to train on: 0.8 + 0.4."),
         (f"{FOLDER}train: {{penalties: []}}", "pets.yaml: train.penalties: give at least one."),

@@ -57,15 +57,12 @@ def _timm_config(spec: BackboneSpec) -> dict[str, Any]:
 
     name = _timm_name(spec)
     try:
-        config = timm.get_pretrained_cfg(name) if timm.is_model(name) else None
-    except RuntimeError:  # the network is known, but not this training of it
-        config = None
-    if config is None:
+        return dict(timm.get_pretrained_cfg(name, allow_unregistered=False).to_dict())
+    except RuntimeError as error:  # no such network, or no such training of it
         architecture = name.partition(".")[0]
         known = timm.list_pretrained(f"{architecture}*") or timm.list_models(f"{architecture[:5]}*")
         hint = f"; timm knows {', '.join(known[:3])}." if known else "; see timm.list_models()."
-        raise ConfigError(f"Unknown backbone {spec.name!r}{hint}")
-    return dict(config.to_dict())
+        raise ConfigError(f"Unknown backbone {spec.name!r}{hint}") from error
 
 
 def find_weights(spec: BackboneSpec) -> Any:
