@@ -28,7 +28,7 @@ train: {penalties: [0.003, 3.0], folds: 2, max_iterations: 30}
 """
 # Spark's CrossValidator never closes its pool of threads.
 pytestmark = pytest.mark.filterwarnings("ignore:unclosed running multiprocessing pool")
-QUICK = TrainSpec(penalties=(0.01,), folds=2, max_iterations=30)
+QUICK = TrainSpec(penalties=(0.01,), folds=2, max_iterations=30, scale="each")
 Array = np.ndarray[Any, Any]
 
 
@@ -162,7 +162,7 @@ def test_accuracy_is_that_of_scikit_learn(spark: "SparkSession") -> None:
     held_out = np.arange(len(values)) % 4 == 0
     given = [label for label, out in zip(labels, held_out, strict=True) if not out]
     truth = np.array(labels)[held_out]
-    spec = TrainSpec(penalties=(0.003,), folds=2)
+    spec = TrainSpec(penalties=(0.003,), folds=2, scale="each")
     ours = to_classifier(fit_head(frame(spark, values[~held_out], given), spec)[0])
     scaler = StandardScaler().fit(values[~held_out])
     # Spark's penalty is on the mean loss, scikit-learn's C on the sum.
