@@ -5,6 +5,7 @@ both work wherever Airflow keeps its logs.
 """
 
 import logging
+import math
 import re
 import threading
 import time
@@ -38,7 +39,7 @@ class Progress:
         self.every_seconds = every_seconds
         self.done = 0
         self._started = time.monotonic()
-        self._logged = 0.0
+        self._logged = -math.inf
         self._lock = threading.Lock()
 
     def add(self, images: int) -> None:
