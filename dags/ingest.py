@@ -6,12 +6,13 @@ Nightly by partition; backfilled with
 
 from datetime import timedelta
 
-from airflow.sdk import DAG, CronPartitionTimetable, chain
+from airflow.sdk import DAG, BaseOperator, CronPartitionTimetable, chain
 
 from sightline import stages
 from sightline.config import DatasetSpec, dataset_files, read_dataset
 from sightline.errors import ConfigError
 from sightline.orchestration import (
+    FLICKR_POOL,
     RETRIES,
     TORCH_WORKERS,
     features_asset,
@@ -20,10 +21,19 @@ from sightline.orchestration import (
     spark_stage,
 )
 
+LIST = "Joins the source's tables and writes the images that it asks for into the manifest."
 FETCH = (
     "Fetches, verifies, measures and hashes what is listed and not held; bad ones go to rejects."
 )
 FEATURIZE = "Embeds the images that have no features of this backbone yet; never one twice."
+
+
+def list_stage(spec: DatasetSpec) -> BaseOperator:
+    """The task that lists the source: Open Images' tables are joined in Spark, the others need no JVM."""
+    if spec.source.type == "open_images":
+        return spark_stage(spec, "list_images", LIST)
+    pool = {"pool": FLICKR_POOL} if spec.source.type == "flickr" else {}
+    return python_stage(spec, stages.list_images, **pool)
 
 
 def build(spec: DatasetSpec) -> DAG:
@@ -51,7 +61,7 @@ def build(spec: DatasetSpec) -> DAG:
     ):
         chain(
             python_stage(spec, stages.preflight),
-            python_stage(spec, stages.list_images),
+            list_stage(spec),
             python_stage(spec, stages.validate_manifest),
             spark_stage(spec, "fetch_images", FETCH),
             python_stage(spec, stages.validate_images),

@@ -11,9 +11,9 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 
 FOUNDATIONS = {
     "errors", "settings", "config", "backbone_names", "storage", "schemas", "tables", "catalog",
-    "images", "progress", "spark",
+    "images", "progress", "spark", "source_config",
 }  # fmt: skip
-MIDDLE = {"sources", "backbones", "models", "ledger"}
+MIDDLE = {"sources", "backbones", "models", "ledger", "rejection"}
 STAGES = {
     "ingestion", "featurization", "splitting", "reduction", "training", "evaluation", "publishing",
     "validation", "reporting", "lineage", "preflight",

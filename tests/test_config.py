@@ -76,7 +76,7 @@ def test_nothing_is_scheduled_or_reduced_where_the_file_says_null(datasets: Path
     assert read_dataset(path).reduce is None
 
 
-KEYS = "backbone, description, limits, reduce, schedule, source, split, train"
+KEYS = "backbone, description, fetch, limits, reduce, schedule, source, split, train"
 
 
 @pytest.mark.parametrize(
@@ -91,9 +91,9 @@ KEYS = "backbone, description, limits, reduce, schedule, source, split, train"
         ("description: x", "pets.yaml: key 'source' is missing."),
         ("source: {type: folder}", "pets.yaml: key 'source.path' is missing."),
         ("source: {type: foldr, path: x}", "pets.yaml: unknown source type 'foldr'; "
-         "did you mean 'folder'? Known: digits, folder."),
+         "did you mean 'folder'? Known: archive, digits, flickr, folder, kaggle, open_images, url_list."),
         ("source: {path: x}",
-         "pets.yaml: key 'source.type' is missing; known types: digits, folder."),
+         "pets.yaml: key 'source.type' is missing; known types: archive, digits, flickr, folder, kaggle, open_images, url_list."),
         ("source: {type: folder, path: x, pth: y}", "pets.yaml: unknown key 'source.pth'; "
          "did you mean 'path'? Known: options, path, type."),
         ("source: {type: digits, path: x}",

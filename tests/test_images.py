@@ -13,13 +13,13 @@ from PIL import Image
 from sightline.images import (
     FORMATS,
     REASONS,
-    TRANSIENT,
     Limits,
     Rejected,
     decode,
     measure,
     thumbnail,
 )
+from sightline.source_config import FetchSpec
 
 NASTY = Path(__file__).parents[2] / "shared" / "data" / "nasty"
 LIMITS = Limits(size_bytes=64 * 2**20, pixels=89_478_485)
@@ -244,7 +244,7 @@ def test_a_thumbnail_is_small_upright_and_never_fails() -> None:
 
 
 def test_every_reason_is_explained_and_a_new_one_is_not_made_up() -> None:
-    assert set(TRANSIENT) < REASONS.keys()
+    assert set(FetchSpec().retry_rejects) < REASONS.keys()
     assert all(text.endswith(".") for text in REASONS.values())
     with pytest.raises(AssertionError):
         Rejected("odd", "there is no such code")

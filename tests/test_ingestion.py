@@ -23,9 +23,11 @@ from sightline.catalog import Catalog
 from sightline.config import DatasetSpec
 from sightline.errors import SourceError
 from sightline.images import REASONS, Limits
-from sightline.schemas import MANIFEST
+from sightline.schemas import MANIFEST, WORK
 from sightline.settings import load_settings
-from sightline.sources.fetching import BYTES_PER_BATCH, fetch_batches, to_batch
+from sightline.source_config import FetchSpec
+from sightline.sources import Access
+from sightline.sources.fetching import BYTES_PER_BATCH, Fetching, fetch_batches, to_batch
 from tests.conftest import (
     QuietHandler,
     catalog_of,
@@ -39,6 +41,7 @@ if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
 DEADLINE_SECONDS = 300
+HERE = "fetch: {allow_addresses: [127.0.0.1/32], attempts: 2}"
 
 
 class FaultyHandler(QuietHandler):
@@ -322,7 +325,7 @@ def test_images_behind_a_web_server_are_fetched_and_its_faults_are_rejects(
     spark: "SparkSession", tmp_path: Path, photos: Path
 ) -> None:
     with web_server(functools.partial(FaultyHandler, directory=photos)) as url:
-        spec = dataset(tmp_path, f"{url}/")
+        spec = dataset(tmp_path, f"{url}/", HERE)
         counts = ingest(spark, spec)
     assert (counts["wanted"], counts["images"], counts["rejects"]) == (12, 9, 3)
     assert {uri.rsplit("/", 1)[-1]: reason for uri, reason in reasons(spec).items()} == {
@@ -371,8 +374,8 @@ def test_batches_of_large_images_stay_small(tmp_path: Path) -> None:
     photos = write_photos(tmp_path / "photos", {"cats": 20})
     for path in photos.rglob("*.jpg"):
         path.write_bytes(path.read_bytes() + bytes(7 * 2**20))
-    listed = to_batch([{"uri": uri, "partition": "all"} for uri in uris(photos)], MANIFEST)
-    work = fetch_batches(Limits(8 * 2**20, 10**6), {}, lambda rejects: None)
+    listed = to_batch([{"uri": uri, "partition": "all"} for uri in uris(photos)], WORK)
+    work = fetch_batches(Fetching(Limits(8 * 2**20, 10**6), FetchSpec()), lambda rejects: None)
     sizes = [batch.nbytes for batch in work(iter([listed]))]
     assert sum(sizes) > 20 * 7 * 2**20
     assert max(sizes) < BYTES_PER_BATCH + 8 * 2**20
@@ -447,7 +450,7 @@ def dataset(places: Path, photos: Path | str, more: str = "") -> DatasetSpec:
 def list_images(spec: DatasetSpec, partition: str = "all") -> dict[str, Any]:
     """Run the listing; returns its counts."""
     task, record = make_task("list_images", partition)
-    ingestion.list_images(spec, catalog_of(spec), task, record)
+    ingestion.list_images(spec, Access(catalog_of(spec), partition), task, record)
     return record.counts
 
 
@@ -530,8 +533,8 @@ def copy_manifest(spec: DatasetSpec, partition: str, other: str) -> None:
 def store_directly(spec: DatasetSpec, path: Path, partition: str) -> None:
     """Commit one image as a run of another partition does."""
     task, _ = make_task("fetch_images", partition, "run-2")
-    work = fetch_batches(Limits(2**20, 10**6), {}, lambda rejects: None)
-    listed = to_batch([{"uri": str(path), "label": "cats", "partition": partition}], MANIFEST)
+    work = fetch_batches(Fetching(Limits(2**20, 10**6), FetchSpec()), lambda rejects: None)
+    listed = to_batch([{"uri": str(path), "label": "cats", "partition": partition}], WORK)
     catalog = catalog_of(spec)
     urls = tables.write_batches(catalog.images, work(iter([listed])))
     tables.append_new(catalog.images, urls, partition, task.writer)

@@ -15,6 +15,7 @@ from sightline import ingestion
 from sightline.catalog import open_catalog
 from sightline.config import DatasetSpec
 from sightline.errors import REFUSED
+from sightline.sources import Access
 from sightline.spark import run_chunks
 from tests.conftest import catalog_of, make_task, write_dataset, write_photos
 
@@ -89,7 +90,7 @@ def test_refusals_faults_and_a_full_disk_are_told_apart(
     monkeypatch.setenv("SIGHTLINE_STORAGE", str(small_disk))
     spec = heavy_dataset(tmp_path)
     task, record = make_task("list_images")
-    ingestion.list_images(spec, catalog_of(spec), task, record)
+    ingestion.list_images(spec, Access(catalog_of(spec), "all"), task, record)
     ids = {
         "SIGHTLINE_DAG_ID": "ingest_photos",
         "SIGHTLINE_RUN_ID": "scheduled__2026-11-05T00:00:00+00:00",

@@ -9,10 +9,11 @@ from sightline import preflight, tables
 from sightline.config import DatasetSpec
 from sightline.errors import ResourceError, SightlineError, SourceError, WeightsError
 from sightline.images import Limits
-from sightline.schemas import MANIFEST
+from sightline.schemas import WORK
 from sightline.settings import load_settings
-from sightline.sources import Survey
-from sightline.sources.fetching import fetch_batches, to_batch
+from sightline.source_config import FetchSpec
+from sightline.sources import Access, Survey
+from sightline.sources.fetching import Fetching, fetch_batches, to_batch
 from tests.conftest import (
     QuietHandler,
     catalog_of,
@@ -32,7 +33,7 @@ def photos(tmp_path: Path) -> Path:
 
 
 def test_what_is_in_order_is_told_as_facts(tmp_path: Path, photos: Path) -> None:
-    facts = preflight.check(dataset(tmp_path, photos))
+    facts = check(dataset(tmp_path, photos))
     assert [fact.split(":")[0] for fact in facts] == ["source", "backbone", "disk", "memory"]
     assert facts[0] == "source: 5 images in 2 classes"
     assert "512 features, seeded random weights (never trained)" in facts[1]
@@ -75,7 +76,7 @@ def test_a_class_with_one_image(tmp_path: Path, photos: Path) -> None:
     write_photos(photos, {"newts": 1})
     sentence = refusal(SourceError, dataset(tmp_path, photos))
     assert "class 'newts' has 1, but a class needs 2 images or more" in sentence
-    assert preflight.check(dataset(tmp_path, photos, "limits: {images_per_class: 1}"))
+    assert check(dataset(tmp_path, photos, "limits: {images_per_class: 1}"))
 
 
 def test_many_small_classes_are_not_all_listed(tmp_path: Path, photos: Path) -> None:
@@ -105,7 +106,7 @@ def test_weights_of_another_network(tmp_path: Path, photos: Path, shared_data: P
     sentence = refusal(WeightsError, dataset(tmp_path, photos, backbone))
     assert sentence.startswith(f"Weights file {file} does not fit resnet18: ")
     fitting = f"backbone: {{name: squeezenet1_0, weights: {file}}}"
-    assert "squeezenet1_0, 512 features" in preflight.check(dataset(tmp_path, photos, fitting))[1]
+    assert "squeezenet1_0, 512 features" in check(dataset(tmp_path, photos, fitting))[1]
 
 
 def test_weights_of_a_name_that_torchvision_does_not_know(tmp_path: Path, photos: Path) -> None:
@@ -130,9 +131,9 @@ def test_what_is_held_already_needs_no_room(tmp_path: Path, photos: Path) -> Non
     with pytest.raises(ResourceError, match=r"needs about [\d.,]+ GiB on disk"):
         preflight.check_survey(spec, survey)
     images = catalog_of(spec).images
-    work = fetch_batches(Limits(2**20, 10**6), {}, lambda rejects: None)
+    work = fetch_batches(Fetching(Limits(2**20, 10**6), FetchSpec()), lambda rejects: None)
     listed = [{"uri": str(path), "partition": "all"} for path in photos.rglob("*.jpg")]
-    urls = tables.write_batches(images, work(iter([to_batch(listed, MANIFEST)])))
+    urls = tables.write_batches(images, work(iter([to_batch(listed, WORK)])))
     tables.append_new(images, urls, "all", make_task("fetch_images")[0].writer)
     assert preflight.check_survey(spec, survey)
 
@@ -159,10 +160,15 @@ def dataset(places: Path, photos: Path | str, more: str = RANDOM) -> DatasetSpec
     return write_dataset(places, "photos", text)
 
 
+def check(spec: DatasetSpec) -> list[str]:
+    """The preflight of all of a dataset."""
+    return preflight.check(spec, Access(catalog_of(spec), "all"))
+
+
 def refusal(kind: type[SightlineError], spec: DatasetSpec) -> str:
     """The sentence with which the preflight refuses; it must leave nothing in the storage."""
     with pytest.raises(kind) as caught:
-        preflight.check(spec)
+        check(spec)
     assert not Path(load_settings().storage).exists()
     assert "\n" not in str(caught.value)
     return str(caught.value)

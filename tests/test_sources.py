@@ -14,12 +14,12 @@ import pytest
 
 from sightline import sources
 from sightline.catalog import Catalog, open_catalog
-from sightline.config import DigitsSource, FolderSource
 from sightline.errors import SourceError
 from sightline.images import Limits
-from sightline.schemas import MANIFEST
-from sightline.sources import digits, folder
-from sightline.sources.fetching import fetch_batches, to_batch
+from sightline.schemas import WORK
+from sightline.source_config import SOURCE_SPECS, DigitsSource, FetchSpec, FolderSource
+from sightline.sources import Access, digits, folder
+from sightline.sources.fetching import Fetching, fetch_batches, to_batch
 from tests.conftest import QuietHandler, web_server, write_photos
 
 ODD_NAMES = ["a b.jpg", "ünï ☂.jpg", "50%.jpg", "%41.jpg", "no#1.jpg", "who?.jpg", "a+b&c=d;e'.jpg"]
@@ -151,7 +151,7 @@ def test_a_survey_counts_classes_and_the_bytes_where_they_are_known(
 ) -> None:
     photos = write_photos(tmp_path / "photos", {"cats": 3, "dogs": 2})
     source = offer(photos)
-    found = folder.survey(source)
+    found = folder.survey(source, access())
     assert found.images_by_class == {"cats": 3, "dogs": 2}
     assert found.size_bytes == (None if source.path.startswith("http") else sum(sizes(photos)))
 
@@ -298,13 +298,13 @@ def test_digits_are_counted_as_scikit_learn_has_them() -> None:
 
     target = list(load_digits().target)
     expected = {str(digit): target.count(digit) for digit in range(10)}
-    assert digits.survey(DigitsSource(type="digits")).images_by_class == expected
+    assert digits.survey(DigitsSource(type="digits"), access()).images_by_class == expected
 
 
 def test_digits_are_written_once_and_completed_after_a_kill() -> None:
     catalog = open_catalog("digits")
     first = listed(DigitsSource(type="digits"), catalog)
-    surveyed = digits.survey(DigitsSource(type="digits"))
+    surveyed = digits.survey(DigitsSource(type="digits"), access())
     assert Counter(row["label"] for row in first) == surveyed.images_by_class
     assert sum(row["size_bytes"] for row in first) <= (surveyed.size_bytes or 0)
     root = Path(catalog.root) / "source"
@@ -322,7 +322,7 @@ def test_digits_are_written_once_and_completed_after_a_kill() -> None:
 
 
 def test_every_source_of_the_registry_surveys_and_lists() -> None:
-    assert sorted(sources.SOURCES) == ["digits", "folder"]
+    assert set(sources.SOURCES) == set(SOURCE_SPECS)
     assert all(callable(source.survey) for source in sources.SOURCES.values())
 
 
@@ -331,22 +331,28 @@ def listed(
 ) -> list[dict[str, Any]]:
     """All rows that a source lists for a dataset without a manifest."""
     module = sources.SOURCES[source.type]
-    batches = module.list_images(source, catalog or open_catalog("empty"), "all")
+    batches = module.list_images(source, access(catalog))
     return [row for rows in batches for row in rows]
+
+
+def access(catalog: Catalog | None = None) -> Access:
+    """What a source is given for a dataset without a manifest."""
+    return Access(catalog or open_catalog("empty"), "all")
 
 
 def fetched(rows: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Image rows and reject rows of what a source has listed."""
     rejects: list[dict[str, Any]] = []
-    fetch = fetch_batches(Limits(2**20, 10**6), {}, rejects.extend)
-    batch = to_batch([{**row, "partition": "all"} for row in rows], MANIFEST)
+    web = FetchSpec.model_validate({"allow_addresses": ["127.0.0.1/32"]})
+    fetch = fetch_batches(Fetching(Limits(2**20, 10**6), web), rejects.extend)
+    batch = to_batch([{**row, "partition": "all"} for row in rows], WORK)
     return [row for held in fetch(iter([batch])) for row in held.to_pylist()], rejects
 
 
 def refusal(source: FolderSource) -> str:
     """The sentence with which a source refuses."""
     with pytest.raises(SourceError) as caught:
-        folder.survey(source)
+        folder.survey(source, access())
     return str(caught.value)
 
 

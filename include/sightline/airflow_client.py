@@ -2,6 +2,7 @@
 
 import logging
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from graphlib import TopologicalSorter
@@ -95,10 +96,11 @@ class AirflowClient:
         """Pause a DAG, or let it run."""
         _json(self._request("PATCH", f"/dags/{dag_id}", json={"is_paused": is_paused}))
 
-    def ensure_pool(self, name: str, slots: int) -> None:
-        """Make a pool unless there is one of that name; a person may have given it more slots."""
-        if self._request("GET", f"/pools/{name}").status_code == 404:
-            _json(self._request("POST", "/pools", json={"name": name, "slots": slots}))
+    def ensure_pools(self, pools: Mapping[str, int]) -> None:
+        """Make the pools that there are none of that name of; a person may have given one more slots."""
+        for name, slots in pools.items():
+            if self._request("GET", f"/pools/{name}").status_code == 404:
+                _json(self._request("POST", "/pools", json={"name": name, "slots": slots}))
 
     def trigger(self, dag_id: str, partition_key: str | None) -> Run:
         """Start a run of a DAG for a partition, or for all of it."""

@@ -10,6 +10,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from types import FrameType
 from typing import Any
@@ -23,9 +24,11 @@ from sightline.airflow_server import Server, broken_part
 from sightline.airflow_start import migrate_database
 from sightline.catalog import open_catalog
 from sightline.config import DatasetSpec, dataset_files, load_dataset
+from sightline.connections import from_environment
 from sightline.dataset_run import DatasetRun, Outcome
 from sightline.errors import AirflowUnavailable, ConfigError, SightlineError
 from sightline.settings import Settings, load_settings
+from sightline.sources.access import Access
 
 OK, FAILED, REFUSED, INTERRUPTED = 0, 1, 2, 130  # exit codes
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -75,9 +78,8 @@ def demo(asked: argparse.Namespace) -> int:
 
 def check(asked: argparse.Namespace) -> int:
     """The preflight alone."""
-    from sightline import preflight
-
-    for fact in preflight.check(load_dataset(asked.dataset), asked.partition):
+    spec = load_dataset(asked.dataset)
+    for fact in _preflight(spec, _partition(spec, asked.partition)):
         say(fact)
     return OK
 
@@ -107,6 +109,8 @@ def up(asked: argparse.Namespace) -> int:
         return OK
     say("Starting the local Airflow ...")
     with local_airflow.keep_server(settings) as server:
+        with _client(settings, server) as client:
+            client.ensure_pools(airflow_environment.POOLS)
         _tell_address(settings, server)
         say("Ctrl-C, or 'make down' in another terminal, stops it.")
         try:
@@ -139,17 +143,15 @@ def prepare(asked: argparse.Namespace) -> int:
 
 
 def _run(spec: DatasetSpec, partition: str | None) -> int:
-    from sightline import preflight
-
     began = time.monotonic()
     settings = load_settings()
-    _check_partition(partition)
-    for fact in preflight.check(spec, partition):
+    partition = _partition(spec, partition)
+    for fact in _preflight(spec, partition):
         out.print(fact, style="dim", markup=False, soft_wrap=True)
     with (
         dataset_run.only_run_of(settings, spec.name),
         _server(settings) as server,
-        AirflowClient(server.address, airflow_environment.read_password(settings)) as client,
+        _client(settings, server) as client,
     ):
         with console.open_display(out) as display:
             outcome = DatasetRun(
@@ -195,6 +197,10 @@ def _step(what: str) -> Iterator[None]:
     out.print(f"{time.monotonic() - began:.0f} s")
 
 
+def _client(settings: Settings, server: Server) -> AirflowClient:
+    return AirflowClient(server.address, airflow_environment.read_password(settings))
+
+
 def _tell_address(settings: Settings, server: Server) -> None:
     password = airflow_environment.read_password(settings)
     say(f"Airflow: {server.address} (login {USER} / {password})")
@@ -206,11 +212,29 @@ def _fresh_parse(settings: Settings, spec: DatasetSpec, server: Server) -> float
     return max(server.started_at, changed_at)
 
 
-def _check_partition(partition: str | None) -> None:
-    if partition is not None and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.:-]*", partition):
+def _partition(spec: DatasetSpec, partition: str | None) -> str | None:
+    """The partition asked for; of a source by days, by default the day that has ended."""
+    if partition is None:
+        yesterday = datetime.now(UTC).date() - timedelta(days=1)
+        return yesterday.isoformat() if spec.source.is_daily else None
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.:-]*", partition):
         raise ConfigError(
             f"Partition {partition!r} is not a partition key; give one such as 2026-11-05."
         )
+    return partition
+
+
+def _preflight(spec: DatasetSpec, partition: str | None) -> list[str]:
+    from sightline import preflight
+
+    connection = getattr(spec.source, "connection", None)
+    if connection and not from_environment(connection):  # Airflow's database may hold it
+        return [
+            f"connection {connection}: not in this environment; the run looks into Airflow's own"
+        ]
+    return preflight.check(
+        spec, Access(open_catalog(spec.name), partition or "all", from_environment)
+    )
 
 
 def listen_to_signals() -> None:

@@ -10,34 +10,12 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from sightline.backbone_names import TORCHVISION_NAMES
 from sightline.errors import ConfigError
 from sightline.settings import load_settings
-
-
-class Section(BaseModel):
-    """A block of a dataset file: frozen, and closed to unknown keys."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class FolderSource(Section):
-    """Images as <path>/<class>/<file>; the path is local or any URL that fsspec reads."""
-
-    type: Literal["folder"]
-    path: str
-    options: dict[str, Any] = {}  # for fsspec, such as {anon: true}; never secrets
-
-
-class DigitsSource(Section):
-    """scikit-learn's 1,797 scanned handwritten digits, written out as PNG files."""
-
-    type: Literal["digits"]
-
-
-SourceSpec = Annotated[FolderSource | DigitsSource, Field(discriminator="type")]
+from sightline.source_config import SOURCE_SPECS, FetchSpec, Section, SourceSpec
 
 
 class BackboneSpec(Section):
@@ -126,6 +104,7 @@ class DatasetSpec(Section):
     description: str = ""
     schedule: str | None = "0 0 * * *"  # when the night's partition is taken, or null
     source: SourceSpec
+    fetch: FetchSpec = FetchSpec()
     backbone: BackboneSpec = BackboneSpec()
     reduce: ReduceSpec | None = ReduceSpec(explained_variance=0.95)
     split: SplitSpec = SplitSpec()
@@ -181,7 +160,9 @@ def read_dataset(path: Path) -> DatasetSpec:
 
 def _sentence(model: type[Section], error: Any) -> str:
     """One pydantic error as a sentence."""
-    path = [str(part) for part in error["loc"] if part not in ("folder", "digits")]
+    location = [str(part) for part in error["loc"]]
+    in_source = location[:1] == ["source"]  # then pydantic names the source's type next
+    path = location[:1] + location[2:] if in_source else location
     key = ".".join(path)
     if error["type"] == "extra_forbidden":
         known = _known_keys(model, [str(part) for part in error["loc"]])
@@ -192,7 +173,7 @@ def _sentence(model: type[Section], error: Any) -> str:
         tag, known = error["ctx"]["tag"], re.findall(r"'(\w+)'", error["ctx"]["expected_tags"])
         return f"unknown source type {tag!r}{_nearest(tag, known)}"
     if error["type"] == "union_tag_not_found":
-        return f"key '{key}.type' is missing; known types: digits, folder."
+        return f"key '{key}.type' is missing; known types: {', '.join(sorted(SOURCE_SPECS))}."
     message = str(error["msg"]).removeprefix("Value error, ").rstrip(".")
     message = message[:1].lower() + message[1:]
     shown = "" if error["type"] == "value_error" else f", but is {error['input']!r}"
@@ -205,7 +186,7 @@ def _known_keys(model: type[Section], location: list[str]) -> list[str]:
     for part in location[:-1]:
         field = here.model_fields.get(part)
         if field is None:  # a member of the source union, by its tag
-            here = {"folder": FolderSource, "digits": DigitsSource}[part]
+            here = SOURCE_SPECS[part]
         elif part != "source":
             here = next(
                 kind

@@ -14,7 +14,7 @@ from datetime import datetime
 from typing import Any, Protocol
 
 from sightline.airflow_client import ENDED, AirflowClient, Run, Task
-from sightline.airflow_environment import SPARK_POOL, airflow_places
+from sightline.airflow_environment import POOLS, airflow_places
 from sightline.errors import AirflowUnavailable
 from sightline.progress import Report
 from sightline.settings import Settings
@@ -116,7 +116,7 @@ class DatasetRun:
         for dag_id in (self.ingest_id, self.train_id):
             self._wait_for_dag(dag_id, parsed_since)
             self._order[dag_id] = self._client.task_order(dag_id)
-        self._client.ensure_pool(SPARK_POOL, slots=1)
+        self._client.ensure_pools(POOLS)
         with self._unpaused(self.train_id, self.ingest_id):  # the listener before the speaker
             ingest = self._client.trigger(self.ingest_id, partition_key)
             with self._stopped_on_error():

@@ -15,7 +15,13 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP")
 
 REASONS = {
-    "unreadable": "The source did not hand out the bytes.",
+    "unreadable": "The source did not hand out the bytes, whole, in the tries that it was given.",
+    "busy": "The server put us off for load, in all tries.",
+    "gone": "The source no longer has the image.",
+    "refused": "The server refuses to hand out the image.",
+    "opted_out": "The owner asks not to be used for machine learning (X-Robots-Tag: noai, noimageai).",
+    "forbidden_address": "The uri leads to an address that is not public, or is no web address.",
+    "bad_member": "The archive's member is unsafe or broken.",
     "empty": "The file has no bytes.",
     "too_large": "The file is larger than limits.image_megabytes.",
     "too_many_pixels": "The header declares more pixels than limits.image_megapixels.",
@@ -25,10 +31,6 @@ REASONS = {
     "corrupt": "The image cannot be decoded.",
     "duplicate": "The same bytes are held under another uri.",
 }
-TRANSIENT = (
-    "unreadable",
-)  # asked for again by the next run; all others are final until the bytes change
-
 # What begins an image, or a file often mistaken for one, that we do not open.
 SIGNATURES = {
     b"\x00\x00\x01\x00": "ICO",

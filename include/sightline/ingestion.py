@@ -8,22 +8,24 @@ import logging
 import math
 import uuid
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from sightline import images, spark, storage, tables
+from sightline import rejection, spark, storage, tables
 from sightline.catalog import Catalog
 from sightline.config import DatasetSpec
 from sightline.errors import SourceError
 from sightline.images import Limits, Rejected
 from sightline.ledger import Record, TaskRun
 from sightline.progress import Progress
-from sightline.schemas import IMAGES, MANIFEST, REJECTS
-from sightline.sources import SOURCES
-from sightline.sources.fetching import fetch_batches, reject_row, to_batch
+from sightline.schemas import IMAGES, MANIFEST, REJECTS, WORK
+from sightline.sources import SOURCES, Access, StreamedSource
+from sightline.sources.fetching import Fetching, fetch_batches, reject_row, to_batch
+from sightline.sources.staging import UriSet, stage_chunks
 from sightline.tables import Writer
 
 if TYPE_CHECKING:
@@ -34,83 +36,187 @@ log = logging.getLogger(__name__)
 MOST_CHUNKS = 4_000
 
 
-def list_images(spec: DatasetSpec, catalog: Catalog, task: TaskRun, record: Record) -> None:
+def list_images(spec: DatasetSpec, access: Access, task: TaskRun, record: Record) -> None:
     """Write the source's list of the partition into the manifest, replacing what it held before.
 
     SourceError where the whole dataset lists nothing; a night without new images is no error.
     """
-    held = tables.claim(catalog.manifest, task.writer)
-    listed = Counter[str]()
+    manifest = access.catalog.manifest
+    held = tables.claim(manifest, task.writer)
+    listed = Counter[str | None]()
 
     def batches() -> Iterator[pa.RecordBatch]:
-        for rows in SOURCES[spec.source.type].list_images(spec.source, catalog, task.partition):
-            listed.update(row["label"] for row in rows)
-            yield to_batch([{**row, "partition": task.partition} for row in rows], MANIFEST)
+        for rows in SOURCES[spec.source.type].list_images(spec.source, access):
+            ours = rows if spec.source.is_daily else _unlisted(manifest, task.partition, rows)
+            listed.update(row["label"] for row in ours)
+            yield to_batch([{**row, "partition": task.partition} for row in ours], MANIFEST)
 
-    urls = tables.write_batches(catalog.manifest, batches())
-    elsewhere = tables.count_rows(catalog.manifest) - _count(catalog.manifest, task)
-    if not urls and not elsewhere:
+    urls = tables.write_batches(manifest, batches())
+    elsewhere = tables.count_rows(manifest) - _count(manifest, task.partition)
+    if not urls and not elsewhere and not spec.source.is_daily:
         raise SourceError(
             f"Dataset {spec.name}: its {spec.source.type} source lists no image; "
             "put images into it or change 'source:' in the dataset file."
         )
-    tables.replace_partition(catalog.manifest, urls, task.partition, held)
-    record.counts = {"listed": listed.total(), "classes": len(listed)}
-    record.wrote(catalog.manifest)
+    tables.replace_partition(manifest, urls, task.partition, held)
+    record.counts = {"listed": listed.total(), "classes": len(listed), **access.metrics}
+    record.wrote(manifest)
+
+
+def _unlisted(
+    manifest: tables.Table, partition: str, rows: list[dict[str, Any]]
+) -> list[dict[str, Any]]:
+    """The rows that no other partition has listed."""
+    uris = [row["uri"] for row in rows]
+    elsewhere = tables.held_values(manifest, "uri", uris, but_partition=partition)
+    return [row for row in rows if row["uri"] not in elsewhere]
 
 
 def fetch_images(
     session: "SparkSession", spec: DatasetSpec, catalog: Catalog, task: TaskRun, record: Record
 ) -> None:
-    """Fetch and verify what the partition lists and we do not hold yet, chunk by committed chunk."""
+    """Fetch and verify what the partition lists and we do not hold yet, chunk by committed chunk; then
+    the images of older partitions that were rejected for what may have passed by now.
+    """
     record.read(catalog.manifest)
-    _forget_open_rejects(catalog, task)
-    wanted = _count(catalog.manifest, task)
-    work = _missing(session, catalog, task.partition)
-    missing = work.count()
-    log.info(
-        "fetch_images: %d listed, %d known already, %d to fetch", wanted, wanted - missing, missing
-    )
-    progress = Progress("fetch_images", missing)
-    folder = storage.join(catalog.staging, f"fetch-{uuid.uuid4().hex}")
-    done: list[Counter[str]] = []
-
-    def fetch_chunk(url: str) -> Counter[str]:
-        counts = _fetch_chunk(session, spec, catalog, task, url)
-        progress.add(counts["listed"])
-        return counts
-
-    try:
-        if missing:
-            chunks = min(MOST_CHUNKS, math.ceil(missing / spec.limits.images_per_commit))
-            urls = spark.write_files(work.repartition(chunks), folder)
-            done = spark.run_chunks(session, urls, fetch_chunk)
-    finally:
-        storage.remove_tree(folder)
-    _drop_rejects_that_are_held(catalog, task)
-    record.counts = {"wanted": wanted, "held_before": wanted - missing} | {
-        name: sum(counts[name] for counts in done)
-        for name in ("images", "rejects", "duplicates", "bytes")
-    }
+    counts = Fetch(session, spec, catalog, task, task.partition).run()
+    for partition in rejection.due_partitions(catalog, spec.fetch, task.partition):
+        again = Fetch(session, spec, catalog, task, partition).run()
+        counts["tried_again"] += again["tried"]
+        counts["taken_again"] += again["images"]
+        counts["bytes"] += again["bytes"]
+    rejection.drop_those_held(catalog, task)
+    del counts["tried"]
+    record.counts = dict(counts)
     record.wrote(catalog.images, catalog.rejects)
 
 
-def _missing(session: "SparkSession", catalog: Catalog, partition: str) -> "DataFrame":
-    """The manifest's rows of the partition that are neither held nor finally rejected."""
-    manifest = spark.read_files(
-        session, tables.file_urls(catalog.manifest, partition=partition), MANIFEST
-    )
-    held = spark.read_files(session, tables.file_urls(catalog.images), IMAGES).select("uri")
-    rejected = spark.read_files(session, tables.file_urls(catalog.rejects), REJECTS).select("uri")
-    return manifest.join(held, "uri", "left_anti").join(rejected, "uri", "left_anti")
+@dataclass(frozen=True)
+class Fetch:
+    """The fetching of one partition: all that it misses, or, where another than the task's, what is due
+    to be tried again.
+    """
+
+    session: "SparkSession"
+    spec: DatasetSpec
+    catalog: Catalog
+    task: TaskRun
+    partition: str
+
+    def run(self) -> Counter[str]:
+        """Fetch; returns what was counted."""
+        wanted = _count(self.catalog.manifest, self.partition)
+        work = self._work()
+        missing = work.count()
+        log.info(
+            "fetch_images: partition %s, %d listed, %d known already, %d to fetch",
+            self.partition, wanted, wanted - missing, missing,
+        )  # fmt: skip
+        progress = Progress("fetch_images", missing)
+        folder = storage.join(self.catalog.staging, f"fetch-{uuid.uuid4().hex}")
+
+        def fetch_chunk(url: str) -> Counter[str]:
+            counts = self._fetch_chunk(url)
+            storage.remove_tree(url)
+            progress.add(counts["listed"])
+            return counts
+
+        done: list[Counter[str]] = []
+        try:
+            if missing:
+                chunks = self._chunks(work, missing, folder)
+                done = spark.run_chunks(self.session, chunks, fetch_chunk)
+        finally:
+            storage.remove_tree(folder)
+        counts = Counter(wanted=wanted, held_before=wanted - missing, tried=missing)
+        for name in ("images", "rejects", "duplicates", "bytes"):
+            counts[name] = sum(one[name] for one in done)
+        return counts
+
+    def _work(self) -> "DataFrame":
+        """The partition's rows of the manifest that are neither held nor rejected for good."""
+        manifest = self._read(self.catalog.manifest, MANIFEST, self.partition)
+        held = self._read(self.catalog.images, IMAGES).select("uri")
+        rejected = self._read(self.catalog.rejects, REJECTS).select("uri")
+        due = self.session.createDataFrame(
+            rejection.find_due(self.catalog, self.spec.fetch, self.partition).to_pandas(),
+            "uri string, attempts int",
+        )
+        final = rejected.join(due, "uri", "left_anti")
+        missing = manifest.join(held, "uri", "left_anti").join(final, "uri", "left_anti")
+        is_ours = self.partition == self.task.partition
+        return missing.join(due, "uri", "left" if is_ours else "inner")
+
+    def _chunks(self, work: "DataFrame", missing: int, folder: str) -> Iterable[str]:
+        """URLs of files of work, a chunk each; those with bytes in them come as the source is read."""
+        source = SOURCES[self.spec.source.type]
+        count = min(MOST_CHUNKS, math.ceil(missing / self.spec.limits.images_per_commit))
+        if not isinstance(source, StreamedSource):
+            return spark.write_files(work.repartition(count), folder)
+        access = Access(self.catalog, self.partition)
+        tried = {row["uri"]: row["attempts"] for row in work.where("attempts > 0").collect()}
+        wanted = UriSet(row["uri"] for row in work.select("uri").toLocalIterator())
+        stream = source.stream_images(
+            self.spec.source, access, wanted.__contains__, self._limits.size_bytes
+        )
+        known = {"partition": self.partition}
+        images = (
+            ({**row, **known, "attempts": tried.get(row["uri"])}, content)
+            for row, content in stream
+        )
+        return stage_chunks(images, folder, self.spec.limits.images_per_commit)
+
+    def _fetch_chunk(self, url: str) -> Counter[str]:
+        """Fetch one file of work and commit its images, then its rejects."""
+        rejected = self.session.sparkContext.accumulator(list[dict[str, Any]](), _rows())
+        fetching = Fetching(
+            self._limits, self.spec.fetch, dict(getattr(self.spec.source, "options", {}))
+        )
+        images = self.catalog.images
+        folder = tables.new_folder(images)
+        work = spark.read_files(self.session, [url], WORK)
+        taken = work.mapInArrow(fetch_batches(fetching, rejected.add), _spark_schema(IMAGES))
+        urls = spark.write_files(taken, folder)
+        size_bytes = {row["uri"]: row["size_bytes"] for row in _read(urls, "uri", "size_bytes")}
+        left_out = tables.append_new(
+            images,
+            urls,
+            self.partition,
+            Writer(f"fetch_images:{self.partition}", self.task.writer.run),
+        ).to_pylist()
+        if not urls:
+            storage.remove_tree(folder)  # Spark's file without rows
+        for row in left_out:
+            size_bytes.pop(row["uri"], None)
+        listed = {row["uri"]: row for row in _read([url], "uri", "label", "etag", "attempts")}
+        duplicates = _duplicates(left_out, listed)
+        told = {
+            row["uri"]: row for row in rejected.value
+        }  # a Spark task that ran twice tells twice
+        rejects = list({**told, **duplicates}.values())
+        rejection.write(self.catalog, self.task, self.partition, rejects)
+        return Counter(
+            listed=len(listed),
+            images=len(size_bytes),
+            rejects=len(rejects),
+            duplicates=len(duplicates),
+            bytes=sum(size_bytes.values()),
+        )
+
+    @property
+    def _limits(self) -> Limits:
+        limits = self.spec.limits
+        return Limits(int(limits.image_megabytes * 2**20), int(limits.image_megapixels * 10**6))
+
+    def _read(
+        self, table: tables.Table, schema: pa.Schema, partition: str | None = None
+    ) -> "DataFrame":
+        return spark.read_files(self.session, tables.file_urls(table, partition=partition), schema)
 
 
-def _fetch_chunk(
-    session: "SparkSession", spec: DatasetSpec, catalog: Catalog, task: TaskRun, url: str
-) -> Counter[str]:
-    """Fetch one file of the work list and commit its images, then its rejects."""
+def _rows() -> Any:
+    """An accumulator of rows."""
     from pyspark.accumulators import AccumulatorParam
-    from pyspark.sql.pandas.types import from_arrow_schema
 
     class Rows(AccumulatorParam[list[dict[str, Any]]]):
         def zero(self, value: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -121,30 +227,13 @@ def _fetch_chunk(
         ) -> list[dict[str, Any]]:
             return one + other
 
-    rejected = session.sparkContext.accumulator(list[dict[str, Any]](), Rows())
-    fetch = fetch_batches(_limits(spec), dict(getattr(spec.source, "options", {})), rejected.add)
-    work = spark.read_files(session, [url], MANIFEST)
-    folder = tables.new_folder(catalog.images)
-    urls = spark.write_files(work.mapInArrow(fetch, from_arrow_schema(IMAGES)), folder)
-    size_bytes = {row["uri"]: row["size_bytes"] for row in _read_rows(urls, "uri", "size_bytes")}
-    left_out = tables.append_new(catalog.images, urls, task.partition, task.writer).to_pylist()
-    if not urls:
-        storage.remove_tree(folder)  # Spark's file without rows
-    for row in left_out:
-        size_bytes.pop(row["uri"], None)
-    listed = {row["uri"]: row for row in _read_rows([url], "uri", "label", "etag")}
-    duplicates = _duplicates(left_out, listed)
-    told = {row["uri"]: row for row in rejected.value}  # a Spark task that ran twice tells twice
-    rejects = [{**row, "partition": task.partition} for row in {**told, **duplicates}.values()]
-    written = tables.write_batches(catalog.rejects, [to_batch(rejects, REJECTS)])
-    tables.append_new(catalog.rejects, written, task.partition, _rejects_writer(task), key="uri")
-    return Counter(
-        listed=len(listed),
-        images=len(size_bytes),
-        rejects=len(rejects),
-        duplicates=len(duplicates),
-        bytes=sum(size_bytes.values()),
-    )
+    return Rows()
+
+
+def _spark_schema(schema: pa.Schema) -> Any:
+    from pyspark.sql.pandas.types import from_arrow_schema
+
+    return from_arrow_schema(schema)
 
 
 def _duplicates(
@@ -160,65 +249,11 @@ def _duplicates(
     }
 
 
-def _forget_open_rejects(catalog: Catalog, task: TaskRun) -> None:
-    """Take out of rejects what is worth another try: passing faults, and files that have changed."""
-    passing = ", ".join(_quoted(reason) for reason in images.TRANSIENT)
-    partition = _quoted(task.partition)
-    changed = "SELECT 1 FROM manifest m WHERE m.uri = r.uri AND m.partition = r.partition"
-    _drop_rejects(
-        catalog,
-        task,
-        f"r.partition = {partition} AND "
-        f"(r.reason IN ({passing}) OR EXISTS ({changed} AND m.etag <> r.etag))",
-    )
+def _count(table: tables.Table, partition: str) -> int:
+    return tables.count_rows(table, partition=partition)
 
 
-def _drop_rejects_that_are_held(catalog: Catalog, task: TaskRun) -> None:
-    """Another run may have stored what this one could not read: then it is no reject."""
-    _drop_rejects(catalog, task, "r.uri IN (SELECT m.uri FROM images m)")
-
-
-def _drop_rejects(catalog: Catalog, task: TaskRun, condition: str) -> None:
-    """Write rejects again without those for which the SQL condition holds, partition by partition.
-
-    When another run writes rejects meanwhile the claim is void, and we look again.
-    """
-    while True:
-        held = tables.claim(catalog.rejects, _rejects_writer(task))
-        with tables.query(
-            rejects=catalog.rejects, manifest=catalog.manifest, images=catalog.images
-        ) as sql:
-            found = sql(f"SELECT r.partition FROM rejects r WHERE {condition} LIMIT 1").to_pylist()
-            if not found:
-                return
-            partition = found[0]["partition"]
-            kept = sql(
-                f"SELECT r.* FROM rejects r WHERE r.partition = {_quoted(partition)} "
-                f"AND NOT ({condition})"
-            )
-        urls = tables.write_batches(catalog.rejects, kept.to_batches())
-        tables.replace_partition(catalog.rejects, urls, partition, held)
-
-
-def _rejects_writer(task: TaskRun) -> Writer:
-    """One identity for all who write rejects, whatever their partition, so that a claim sees them all."""
-    return Writer(task.task, task.writer.run)
-
-
-def _limits(spec: DatasetSpec) -> Limits:
-    limits = spec.limits
-    return Limits(int(limits.image_megabytes * 2**20), int(limits.image_megapixels * 10**6))
-
-
-def _quoted(text: str) -> str:
-    return "'" + text.replace("'", "''") + "'"
-
-
-def _count(table: tables.Table, task: TaskRun) -> int:
-    return tables.count_rows(table, partition=task.partition)
-
-
-def _read_rows(urls: list[str], *columns: str) -> Iterator[dict[str, Any]]:
+def _read(urls: list[str], *columns: str) -> Iterator[dict[str, Any]]:
     """Some columns of Parquet files."""
     for url in urls:
         fs, path = storage.filesystem(url)

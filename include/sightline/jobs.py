@@ -5,15 +5,25 @@ import sys
 from collections.abc import Callable
 from typing import Any, NoReturn
 
-from sightline import ledger, models, spark
+from sightline import ingestion, ledger, models, spark
 from sightline.catalog import Catalog, open_catalog
 from sightline.config import load_dataset
 from sightline.errors import REFUSED, SightlineError, StorageError
+from sightline.sources import Access
 
 
 def run(task: str, stage: Callable[..., None]) -> None:
     """Run an ingest stage: `<job>.py DATASET`."""
     _guard(task, stage, sys.argv[1])
+
+
+def run_listing() -> None:
+    """List a source whose listing is a Spark job of its own: `list_images.py DATASET`."""
+
+    def list_images(session: Any, spec: Any, catalog: Catalog, task: Any, record: Any) -> None:
+        ingestion.list_images(spec, Access(catalog, task.partition), task, record)
+
+    _guard("list_images", list_images, sys.argv[1])
 
 
 def run_planned(task: str, stage: Callable[..., None]) -> None:

@@ -6,15 +6,19 @@ a Spark stage is a program in spark_jobs/. Stages are imported inside tasks, so 
 
 import logging
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, MutableMapping
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from airflow.providers.apache.spark.operators.spark_submit import SparkSubmitOperator
 from airflow.providers.standard.operators.python import PythonOperator
-from airflow.sdk import DAG, Asset, Context, get_current_context, task
-from airflow.sdk.exceptions import AirflowException, AirflowFailException
+from airflow.sdk import DAG, Asset, Connection, Context, get_current_context, task
+from airflow.sdk.exceptions import (
+    AirflowException,
+    AirflowFailException,
+    AirflowNotFoundException,
+)
 
 from sightline.config import DatasetSpec, load_dataset
 from sightline.errors import REFUSED, SightlineError
@@ -23,11 +27,13 @@ from sightline.settings import load_settings
 if TYPE_CHECKING:
     from sightline.catalog import Catalog
     from sightline.ledger import Record, TaskRun
+    from sightline.sources import Access, Credential
 
 log = logging.getLogger(__name__)
 
 WHOLE = "all"  # the partition of a run that has no partition key
 SPARK_POOL = "sightline_spark"  # one slot a machine: two Spark drivers would fight for its cores
+FLICKR_POOL = "sightline_flickr"  # one slot: one key's queries an hour are counted across all tasks
 TORCH_WORKERS = {"spark.python.daemon.module": "sightline.worker_daemon"}
 VERSION = "{{ ti.xcom_pull(task_ids='plan') }}"
 
@@ -57,6 +63,53 @@ class Work:
         """The model version that this run's plan has named."""
         return str(self.context["ti"].xcom_pull(task_ids="plan"))
 
+    @property
+    def access(self) -> "Access":
+        """What the source is given."""
+        from sightline.sources import Access
+
+        cursor = Cursor(self.context.get("task_state_store"))
+        return Access(self.catalog, self.task.partition, find_credential, cursor)
+
+
+class Cursor(MutableMapping[str, Any]):
+    """Airflow's store of a task's state, which its retries find again, as a dictionary."""
+
+    def __init__(self, store: Any) -> None:
+        self._store = store
+        self._keys: set[str] = set()
+
+    def __getitem__(self, key: str) -> Any:
+        value = self._store.get(key)
+        if value is None:
+            raise KeyError(key)
+        return value
+
+    def __setitem__(self, key: str, value: Any) -> None:
+        self._store.set(key, value)
+        self._keys.add(key)
+
+    def __delitem__(self, key: str) -> None:
+        self._store.delete(key)
+        self._keys.discard(key)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._keys)  # those of this try: the store does not list
+
+    def __len__(self) -> int:
+        return len(self._keys)
+
+
+def find_credential(connection: str) -> "Credential | None":
+    """The login of an Airflow connection, or None where there is none; Airflow masks it in its logs."""
+    from sightline.sources import Credential
+
+    try:
+        found = Connection.get(connection)
+    except AirflowNotFoundException:
+        return None
+    return Credential(found.login or "", found.password or "")
+
 
 def features_asset(dataset: str) -> Asset:
     """The asset whose change starts the training."""
@@ -68,12 +121,22 @@ def model_asset(dataset: str) -> Asset:
     return Asset(f"model_{dataset}", f"sightline://{dataset}/champion")
 
 
-def current_task(context: Context, name: str) -> "TaskRun":
+def current_task(context: Context, spec: DatasetSpec, name: str) -> "TaskRun":
     """Which task of which run is at work, from Airflow's context."""
     from sightline.ledger import TaskRun
 
     ti = context["ti"]
-    return TaskRun(ti.dag_id, ti.run_id, name, context.get("partition_key") or WHOLE)
+    partition = ti.task.render_template(partition_template(spec), context)
+    return TaskRun(ti.dag_id, ti.run_id, name, partition)
+
+
+def partition_template(spec: DatasetSpec) -> str:
+    """A run's partition, for Airflow to render; a run without one takes, of a source by days, the day
+    before it.
+    """
+    if spec.source.is_daily:
+        return "{{ partition_key or macros.ds_add(dag_run.run_after.strftime('%Y-%m-%d'), -1) }}"
+    return f"{{{{ partition_key or '{WHOLE}' }}}}"
 
 
 class TableLineage:
@@ -111,13 +174,12 @@ class StageOperator(TableLineage, PythonOperator):
         from sightline.catalog import open_catalog
 
         context = get_current_context()
-        task = current_task(context, self.task_id)
         catalog = open_catalog(self.dataset)
         try:
+            spec = load_dataset(self.dataset)
+            task = current_task(context, spec, self.task_id)
             with ledger.recording(catalog, task) as record:
-                result = self.stage(
-                    Work(load_dataset(self.dataset), catalog, task, record, context)
-                )
+                result = self.stage(Work(spec, catalog, task, record, context))
         except SightlineError as error:
             raise AirflowFailException(str(error)) from None
         log.info("%s finished in %.1f s: %s", self.task_id, record.seconds, record.counts)
@@ -127,19 +189,19 @@ class StageOperator(TableLineage, PythonOperator):
 class SparkStageOperator(TableLineage, SparkSubmitOperator):
     """Submits a stage's Spark job; what the job refuses in a sentence fails without another try."""
 
-    def __init__(self, *, dataset: str, stage: str, doc_md: str, **options: Any) -> None:
-        self.dataset = dataset
+    def __init__(self, *, spec: DatasetSpec, stage: str, doc_md: str, **options: Any) -> None:
+        self.dataset = spec.name
         self.quick = options.pop("quick", True)
         super().__init__(
             task_id=stage,
-            name=f"{stage}_{dataset}",
+            name=f"{stage}_{spec.name}",
             doc_md=doc_md,
             application=str(load_settings().home / "spark_jobs" / f"{stage}.py"),
-            application_args=[dataset, *options.pop("more_args", [])],
+            application_args=[spec.name, *options.pop("more_args", [])],
             env_vars={
                 "SIGHTLINE_DAG_ID": "{{ dag.dag_id }}",
                 "SIGHTLINE_RUN_ID": "{{ run_id }}",
-                "SIGHTLINE_PARTITION": "{{ partition_key or 'all' }}",
+                "SIGHTLINE_PARTITION": partition_template(spec),
             },
             pool=SPARK_POOL,
             **options,
@@ -166,7 +228,7 @@ def python_stage(spec: DatasetSpec, stage: Callable[[Work], Any], **options: Any
 
 def spark_stage(spec: DatasetSpec, stage: str, doc: str, **options: Any) -> SparkStageOperator:
     """A job of spark_jobs/ as a task of the same name."""
-    return SparkStageOperator(dataset=spec.name, stage=stage, doc_md=doc, **options)
+    return SparkStageOperator(spec=spec, stage=stage, doc_md=doc, **options)
 
 
 def wait_for_ingests(spec: DatasetSpec) -> Any:

@@ -10,28 +10,28 @@ from sightline import backbones, storage, tables
 from sightline.catalog import open_catalog
 from sightline.config import DatasetSpec
 from sightline.errors import ResourceError, SourceError
-from sightline.sources import SOURCES, Survey
+from sightline.sources import SOURCES, Access, Survey
 
 TYPICAL_IMAGE_BYTES = 300_000  # where the source does not say
 KEPT_FREE_BYTES = 200 * 2**20  # logs, Spark's own files, the operating system's comfort
 SPARK_BYTES = 3 * 2**30  # a driver and two workers with a network each
 
 
-def check(spec: DatasetSpec, partition: str | None = None) -> list[str]:
+def check(spec: DatasetSpec, access: Access) -> list[str]:
     """Run every check; the facts are for a person to read."""
-    return check_survey(spec, SOURCES[spec.source.type].survey(spec.source))
+    return check_survey(spec, SOURCES[spec.source.type].survey(spec.source, access))
 
 
 def check_survey(spec: DatasetSpec, survey: Survey) -> list[str]:
     """The checks that follow from what a source holds."""
-    classes = _check_classes(spec, survey)
+    facts = [*survey.facts]
+    if survey.images_by_class is not None:
+        facts.append(_check_classes(spec, survey.images_by_class))
     dim, weights = _check_weights(spec)
-    memory = _check_memory(spec, survey, dim)
-    return [classes, weights, _check_disk(spec, survey, dim), memory]
+    return [*facts, weights, _check_disk(spec, survey, dim), _check_memory(spec, survey, dim)]
 
 
-def _check_classes(spec: DatasetSpec, survey: Survey) -> str:
-    counts = survey.images_by_class
+def _check_classes(spec: DatasetSpec, counts: dict[str, int]) -> str:
     if not counts:
         path = getattr(spec.source, "path", spec.source.type).rstrip("/")
         raise SourceError(
@@ -50,7 +50,7 @@ def _check_classes(spec: DatasetSpec, survey: Survey) -> str:
             f"Dataset {spec.name}: class {', class '.join(small[:5])}{more}, but a class needs "
             f"{least} images or more; add images, remove the class, or set limits.images_per_class."
         )
-    return f"source: {survey.images:,} images in {len(counts)} classes"
+    return f"source: {sum(counts.values()):,} images in {len(counts)} classes"
 
 
 def _check_weights(spec: DatasetSpec) -> tuple[int, str]:
@@ -72,12 +72,13 @@ def _check_weights(spec: DatasetSpec) -> tuple[int, str]:
 def _check_disk(spec: DatasetSpec, survey: Survey, dim: int) -> str:
     """What is held already is not written again, so a nightly run needs room for the new images only."""
     catalog = open_catalog(spec.name)
+    images = survey.total
     known = tables.count_rows(catalog.images) + tables.count_rows(catalog.rejects)
-    new = max(0, survey.images - known)
-    per_image = TYPICAL_IMAGE_BYTES
+    new = max(0, images - known)
+    new_bytes = new * TYPICAL_IMAGE_BYTES
     if survey.size_bytes is not None:
-        per_image = math.ceil(survey.size_bytes / survey.images)
-    needed = int(1.2 * new * per_image) + 2 * survey.images * dim * 4 + KEPT_FREE_BYTES
+        new_bytes = math.ceil(survey.size_bytes * (new / images if images else 1.0))
+    needed = int(1.2 * new_bytes) + 2 * images * dim * 4 + KEPT_FREE_BYTES
     free = storage.free_bytes(catalog.root)
     if free is None:
         return f"disk: about {_size(needed)} will be written to {catalog.root}"
@@ -94,17 +95,18 @@ def _check_memory(spec: DatasetSpec, survey: Survey, dim: int) -> str:
     width = dim
     if spec.reduce is not None:
         width = spec.reduce.components or dim
-    matrix = survey.images * width * 8
+    images = survey.total
+    matrix = images * width * 8
     gramians = 3 * dim * dim * 8 if spec.reduce else 0
     needed = SPARK_BYTES + max(matrix, gramians)
     physical = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     if needed > physical:
         raise ResourceError(
-            f"Dataset {spec.name} needs about {_size(needed)} of memory ({survey.images:,} images x "
+            f"Dataset {spec.name} needs about {_size(needed)} of memory ({images:,} images x "
             f"{width:,} numbers), but this machine has {_size(physical)}; set reduce.components lower, "
             "choose a narrower backbone, or run Spark on a cluster."
         )
-    return f"memory: about {_size(needed)} needed ({survey.images:,} x {width:,}), {_size(physical)} here"
+    return f"memory: about {_size(needed)} needed ({images:,} x {width:,}), {_size(physical)} here"
 
 
 def _size(size_bytes: int) -> str:

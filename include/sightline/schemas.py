@@ -24,6 +24,17 @@ MANIFEST = pa.schema(
     ]
 )
 
+# A row of work for fetch_images: a row of the manifest, and what the driver has read of it already.
+WORK = pa.schema(
+    [
+        *MANIFEST,
+        pa.field("attempts", pa.int32()),  # runs that have tried before; null: none
+        pa.field("content", pa.binary()),  # where the source hands out its bytes in one stream
+        pa.field("reject_reason", pa.string()),  # why there are none, of the same source
+        pa.field("reject_detail", pa.string()),
+    ]
+)
+
 IMAGES = pa.schema(
     [
         pa.field("image_id", pa.string(), nullable=False),  # sha256 of the bytes, hexadecimal
@@ -40,6 +51,8 @@ IMAGES = pa.schema(
         pa.field("exif_orientation", pa.int32(), nullable=False),  # 1..8, 1 where absent or garbage
         pa.field("rotation", pa.int32(), nullable=False),
         pa.field("phash", pa.string(), nullable=False),  # 64-bit perceptual hash, hexadecimal
+        pa.field("etag", pa.string()),  # the server's, or the source's where it has none
+        pa.field("last_modified", pa.string()),  # as the server writes it
         pa.field("partition", pa.string(), nullable=False),
     ]
 )
@@ -51,7 +64,8 @@ REJECTS = pa.schema(
         pa.field("stage", pa.string(), nullable=False),
         pa.field("reason", pa.string(), nullable=False),  # a code of images.REASONS
         pa.field("detail", pa.string()),
-        pa.field("attempts", pa.int32(), nullable=False),
+        pa.field("attempts", pa.int32(), nullable=False),  # runs that have tried
+        pa.field("rejected_at", pa.timestamp("us", tz="UTC"), nullable=False),
         pa.field("etag", pa.string()),
         pa.field("thumbnail", pa.binary()),  # JPEG of what could be seen of it, or null
         pa.field("partition", pa.string(), nullable=False),

@@ -138,7 +138,7 @@ def run_chunks(
     stops the rest.
     """
     at_once = min(spark.sparkContext.defaultParallelism, 8) + 1
-    failed = threading.Event()
+    failed, room = threading.Event(), threading.Semaphore(at_once)
 
     def run(chunk: Chunk) -> Any:
         try:
@@ -146,9 +146,16 @@ def run_chunks(
         except BaseException:
             failed.set()  # before this thread takes the next chunk
             raise
+        finally:
+            room.release()
 
+    futures = []
     with ThreadPoolExecutor(at_once) as pool:
-        futures = [pool.submit(run, chunk) for chunk in chunks]
+        for chunk in chunks:
+            room.acquire()  # chunks may cost disk, and are made no faster than they are worked off
+            if failed.is_set():
+                break
+            futures.append(pool.submit(run, chunk))
         done, _ = wait(futures, return_when=FIRST_EXCEPTION)
         failure = next((error for future in done if (error := future.exception())), None)
         if failure:

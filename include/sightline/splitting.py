@@ -3,7 +3,8 @@
 A group is the images that look alike to the perceptual hash. Its split depends on nothing but the
 group, the dataset's name and the shares when its first image came, so new images and other shares move
 no old image, and a group stays together. An official split of the source is kept instead where there
-is one; a group that it tears apart is counted as straddling.
+is one; a group that it tears apart is counted as straddling. Images that the source wants predicted, and
+does not label, have no split.
 """
 
 import hashlib
@@ -25,9 +26,10 @@ NEWCOMERS = """
     FROM images i
     LEFT JOIN (SELECT group_id, min(split) AS split FROM splits GROUP BY group_id) o
         ON o.group_id = i.phash
-    LEFT JOIN (SELECT phash, min(split_hint) AS split FROM images GROUP BY phash) h
+    LEFT JOIN (SELECT phash, min(split_hint) AS split FROM images WHERE split_hint <> 'predict' GROUP BY phash) h
         ON h.phash = i.phash
     LEFT ANTI JOIN splits s ON s.image_id = i.image_id
+    WHERE coalesce(i.split_hint, '') <> 'predict'
 """
 COUNTS = "SELECT split, count(*) AS images FROM splits GROUP BY split"
 STRADDLING = """

@@ -20,7 +20,7 @@ def preflight(work: Work) -> None:
     """Checks source, weights, disk and memory before anything is spent; refuses with one sentence."""
     from sightline.preflight import check
 
-    for fact in check(work.spec, work.task.partition):
+    for fact in check(work.spec, work.access):
         log.info(fact)
 
 
@@ -28,7 +28,7 @@ def list_images(work: Work) -> None:
     """Writes what the source lists for this partition into the manifest, replacing the partition."""
     from sightline import ingestion
 
-    ingestion.list_images(work.spec, work.catalog, work.task, work.record)
+    ingestion.list_images(work.spec, work.access, work.task, work.record)
 
 
 def validate_manifest(work: Work) -> None:

@@ -7,10 +7,9 @@ from collections.abc import Iterator
 from typing import Any
 
 from sightline import storage
-from sightline.catalog import Catalog
-from sightline.config import DigitsSource, FolderSource
+from sightline.source_config import DigitsSource, FolderSource
 from sightline.sources import folder
-from sightline.sources.survey import Survey
+from sightline.sources.access import Access, Survey
 
 # Counted once, so that the preflight needs no scikit-learn; a test compares.
 IMAGES_BY_CLASS = dict(
@@ -19,20 +18,18 @@ IMAGES_BY_CLASS = dict(
 SIDE_PIXELS = 32
 
 
-def survey(source: DigitsSource) -> Survey:
+def survey(source: DigitsSource, access: Access) -> Survey:
     """The counts are known."""
     return Survey(dict(IMAGES_BY_CLASS), size_bytes=1_000 * sum(IMAGES_BY_CLASS.values()))
 
 
-def list_images(
-    source: DigitsSource, catalog: Catalog, partition: str
-) -> Iterator[list[dict[str, Any]]]:
+def list_images(source: DigitsSource, access: Access) -> Iterator[list[dict[str, Any]]]:
     """Write the PNG files where they are missing, then list them as a folder."""
-    path = storage.join(catalog.root, "source")
+    path = storage.join(access.catalog.root, "source")
     if not storage.exists(storage.join(path, ".complete")):
         _write_files(path)
         storage.write_bytes(storage.join(path, ".complete"), b"")
-    yield from folder.list_images(FolderSource(type="folder", path=path), catalog, partition)
+    yield from folder.list_images(FolderSource(type="folder", path=path), access)
 
 
 def _write_files(path: str) -> None:

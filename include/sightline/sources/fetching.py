@@ -1,11 +1,14 @@
 """The worker's side of the ingest: fetch bytes from wherever they lie, look at each image once.
 
-Batches of manifest rows in, batches of image rows out, both small; what cannot be taken is told aside.
+Batches of work in, batches of image rows out, both small; what cannot be taken is told aside.
 """
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -15,75 +18,112 @@ from fsspec.core import url_to_fs
 from sightline import images, storage
 from sightline.images import Limits, Rejected
 from sightline.schemas import IMAGES
+from sightline.source_config import FetchSpec
+from sightline.sources.web import Fetched, shared_reader
 
 BYTES_PER_BATCH = 32 * 2**20
+ROWS_PER_BATCH = 64
 REMOTE_THREADS = 16
 THUMBNAILS_PER_CHUNK = 8
 
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Fetching:
+    """How to fetch: bounds, manners on the web, and options for fsspec where it reads."""
+
+    limits: Limits
+    web: FetchSpec
+    options: dict[str, Any] = field(default_factory=dict)
+
 
 def fetch_batches(
-    limits: Limits, options: dict[str, Any], reject: Callable[[list[dict[str, Any]]], None]
+    fetching: Fetching, reject: Callable[[list[Row]], None]
 ) -> Callable[[Iterable[pa.RecordBatch]], Iterator[pa.RecordBatch]]:
-    """The worker's function: manifest batches in, image batches out, rejects told aside."""
+    """The worker's function: batches of work in, image batches out, rejects told aside."""
 
     def fetch(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        rejects: list[dict[str, Any]] = []
-        for batch in batches:
-            rows, size_bytes = list[dict[str, Any]](), 0
-            for row in _fetch_rows(batch.to_pylist(), options, limits, rejects):
-                rows.append(row)
-                size_bytes += row["size_bytes"]
-                if size_bytes > BYTES_PER_BATCH:
-                    yield to_batch(rows, IMAGES)
-                    rows, size_bytes = [], 0
-            yield to_batch(rows, IMAGES)
+        rejects: list[Row] = []
+        rows, size_bytes = list[Row](), 0
+        work = (row for batch in batches for row in batch.to_pylist())
+        for row in _image_rows(work, fetching, rejects):
+            rows.append(row)
+            size_bytes += row["size_bytes"]
+            if size_bytes > BYTES_PER_BATCH or len(rows) == ROWS_PER_BATCH:
+                yield to_batch(rows, IMAGES)
+                rows, size_bytes = [], 0
+        yield to_batch(rows, IMAGES)
         reject(rejects)
 
     return fetch
 
 
-def _fetch_rows(
-    rows: list[dict[str, Any]],
-    options: dict[str, Any],
-    limits: Limits,
-    rejects: list[dict[str, Any]],
-) -> Iterator[dict[str, Any]]:
+def _image_rows(work: Iterable[Row], fetching: Fetching, rejects: list[Row]) -> Iterator[Row]:
     """Fetch the rows and look at each; the bad ones go to rejects."""
-    for row, content in zip(rows, _contents(rows, options, limits), strict=True):
+    for row, fetched in _fetch(work, fetching):
         try:
-            if isinstance(content, Rejected):
-                raise content
-            yield _image_row(row, content, limits)
+            if isinstance(fetched, Rejected):
+                raise fetched
+            yield _image_row(row, fetched, fetching.limits)
         except Rejected as rejected:
             pictures = sum(reject["thumbnail"] is not None for reject in rejects)
-            seen = content if isinstance(content, bytes) else b""
+            seen = fetched.content if isinstance(fetched, Fetched) else b""
             picture = images.thumbnail(seen) if pictures < THUMBNAILS_PER_CHUNK else None
             rejects.append(reject_row(row, rejected, picture))
 
 
-def _contents(
-    rows: list[dict[str, Any]], options: dict[str, Any], limits: Limits
-) -> Iterator[bytes | Rejected]:
-    """The rows' bytes in their order; those beyond a network are asked for a few at a time, ahead."""
-    if all(storage.is_local(row["uri"]) for row in rows):
-        yield from (_read(row["uri"], options, limits) for row in rows)
-        return
-    ahead = deque[Future[bytes | Rejected]]()
+def _fetch(work: Iterable[Row], fetching: Fetching) -> Iterator[tuple[Row, Fetched | Rejected]]:
+    """Each row with its bytes, by the way that its uri asks for."""
+    for way, rows in groupby(work, _way):
+        if way == "staged":
+            yield from ((row, _staged(row)) for row in rows)
+        elif way == "local":
+            yield from ((row, _read(row["uri"], fetching)) for row in rows)
+        elif way == "web":
+            reader = shared_reader(fetching.web, fetching.limits.size_bytes)
+            yield from reader.read(rows, lambda row: str(row["uri"]))
+        else:
+            yield from _read_ahead(rows, fetching)
+
+
+def _way(row: Row) -> str:
+    if row["content"] is not None or row["reject_reason"] is not None:
+        return "staged"
+    if storage.is_local(row["uri"]):
+        return "local"
+    return "web" if row["uri"].startswith(("http://", "https://")) else "fsspec"
+
+
+def _staged(row: Row) -> Fetched | Rejected:
+    if row["reject_reason"] is not None:
+        return Rejected(row["reject_reason"], row["reject_detail"])
+    return Fetched(row.pop("content"))
+
+
+def _read_ahead(
+    rows: Iterable[Row], fetching: Fetching
+) -> Iterator[tuple[Row, Fetched | Rejected]]:
+    """Rows beyond a network that fsspec reads: a few are asked for ahead."""
+    ahead = deque[tuple[Row, Future[Fetched | Rejected]]]()
     with ThreadPoolExecutor(REMOTE_THREADS) as pool:
         for row in rows:
-            ahead.append(pool.submit(_read, row["uri"], options, limits))
+            ahead.append((row, pool.submit(_read, row["uri"], fetching)))
             if len(ahead) == REMOTE_THREADS:
-                yield ahead.popleft().result()
-        yield from (future.result() for future in ahead)
+                first, future = ahead.popleft()
+                yield first, future.result()
+        yield from ((row, future.result()) for row, future in ahead)
 
 
-def _read(uri: str, options: dict[str, Any], limits: Limits) -> bytes | Rejected:
+def _read(uri: str, fetching: Fetching) -> Fetched | Rejected:
     """The bytes of a uri, at most one more than the limit; Rejected where they are not to be had."""
     try:
-        with _open(uri, options) as stream:
-            return bytes(stream.read(limits.size_bytes + 1))
+        with _open(uri, fetching.options) as stream:
+            return Fetched(bytes(stream.read(fetching.limits.size_bytes + 1)))
     except Exception as error:  # each file system raises its own; one image must not stop the rest
-        return Rejected("unreadable", " ".join(f"{type(error).__name__}: {error}".split())[:200])
+        is_gone = isinstance(error, FileNotFoundError) and not storage.is_local(uri)
+        reason = "gone" if is_gone else "unreadable"  # a disk may be mounted again tonight
+        return Rejected(reason, " ".join(f"{type(error).__name__}: {error}".split())[:200])
 
 
 def _open(uri: str, options: dict[str, Any]) -> Any:
@@ -93,26 +133,29 @@ def _open(uri: str, options: dict[str, Any]) -> Any:
     return fs.open(path, "rb")
 
 
-def _image_row(row: dict[str, Any], content: bytes, limits: Limits) -> dict[str, Any]:
+def _image_row(row: Row, fetched: Fetched, limits: Limits) -> Row:
     rotation = row["rotation"] or 0
-    measured = images.measure(content, limits, rotation)
+    measured = images.measure(fetched.content, limits, rotation)
     return {
         **vars(measured),
         **{name: row[name] for name in ("uri", "label", "split_hint", "partition")},
         "rotation": rotation,
-        "content": content,
-        "size_bytes": len(content),
+        "content": fetched.content,
+        "size_bytes": len(fetched.content),
+        "etag": fetched.etag or row["etag"],
+        "last_modified": fetched.last_modified,
     }
 
 
-def reject_row(row: dict[str, Any], rejected: Rejected, picture: bytes | None) -> dict[str, Any]:
-    """A row of the rejects table for a row of the manifest."""
+def reject_row(row: Row, rejected: Rejected, picture: bytes | None) -> Row:
+    """A row of the rejects table for a row of work."""
     return {
         **{name: row[name] for name in ("uri", "label", "etag")},
         "stage": "fetch_images",
         "reason": rejected.reason,
         "detail": rejected.detail,
-        "attempts": 1,
+        "attempts": (row["attempts"] or 0) + 1,
+        "rejected_at": datetime.now(UTC),
         "thumbnail": picture,
     }
 

@@ -1,12 +1,9 @@
-"""Images as <path>/<class>/<file>, on a local disk or wherever fsspec reaches: s3://, http://, ...
-
-A folder has no dates, so a partition takes the files that no other partition has listed: the nightly
-run takes what is new, and a rerun of a night takes that night's files again.
-"""
+"""Images as <path>/<class>/<file>, on a local disk or wherever fsspec reaches: s3://, http://, ..."""
 
 import logging
 from collections import Counter
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
@@ -14,12 +11,11 @@ from urllib.parse import unquote
 import fsspec
 from fsspec.core import url_to_fs
 
-from sightline import storage, tables
-from sightline.catalog import Catalog
-from sightline.config import FolderSource
+from sightline import storage
 from sightline.errors import SourceError
 from sightline.settings import load_settings
-from sightline.sources.survey import Survey
+from sightline.source_config import FolderSource
+from sightline.sources.access import Access, Survey
 
 log = logging.getLogger(__name__)
 
@@ -27,7 +23,7 @@ ROWS_AT_A_TIME = 5_000
 NOT_IMAGES = ("thumbs.db", "desktop.ini")  # what file managers leave behind; dot files too
 
 
-def survey(source: FolderSource) -> Survey:
+def survey(source: FolderSource, access: Access) -> Survey:
     """Count the files of each class."""
     images_by_class: Counter[str] = Counter()
     size_bytes: int | None = 0
@@ -35,26 +31,14 @@ def survey(source: FolderSource) -> Survey:
         images_by_class[row["label"]] += 1
         known = size_bytes is not None and row["size_bytes"] is not None
         size_bytes = size_bytes + row["size_bytes"] if known else None
-    return Survey(dict(images_by_class), size_bytes)
+    return Survey(dict(images_by_class), size_bytes=size_bytes)
 
 
-def list_images(
-    source: FolderSource, catalog: Catalog, partition: str
-) -> Iterator[list[dict[str, Any]]]:
-    """Yield the rows of files that no other partition has listed."""
-    rows: list[dict[str, Any]] = []
-    for row in _walk(source):
-        rows.append(row)
-        if len(rows) >= ROWS_AT_A_TIME:
-            yield _unlisted(catalog, partition, rows)
-            rows = []
-    yield _unlisted(catalog, partition, rows)
-
-
-def _unlisted(catalog: Catalog, partition: str, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    uris = [row["uri"] for row in rows]
-    elsewhere = tables.held_values(catalog.manifest, "uri", uris, but_partition=partition)
-    return [row for row in rows if row["uri"] not in elsewhere]
+def list_images(source: FolderSource, access: Access) -> Iterator[list[dict[str, Any]]]:
+    """Yield a row for each file."""
+    rows = _walk(source)
+    while some := list(islice(rows, ROWS_AT_A_TIME)):
+        yield some
 
 
 def _walk(source: FolderSource) -> Iterator[dict[str, Any]]:

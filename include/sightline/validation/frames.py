@@ -39,13 +39,17 @@ class Frame:
 
 
 def manifest_frames(catalog: Catalog, partition: str) -> list[Frame]:
-    """The partition's rows of the manifest."""
+    """The partition's rows of the manifest; the label of an image to predict is said to be that."""
+    others = ", ".join(name for name in schemas.MANIFEST.names if name != "label")
+    rows = f"""
+        SELECT {others}, CASE WHEN split_hint = 'predict' AND label IS NULL THEN '(to predict)' ELSE label END
+            AS label
+        FROM manifest WHERE partition = {_text(partition)}
+    """
 
     def read(columns: list[str]) -> Iterator[pa.RecordBatch]:
         with tables.stream_query(manifest=catalog.manifest) as sql:
-            yield from sql(
-                f"SELECT {_list(columns)} FROM manifest WHERE partition = {_text(partition)}"
-            )
+            yield from sql(f"SELECT {_list(columns)} FROM ({rows})")
 
     return [Frame(tuple(schemas.MANIFEST.names), "uri", read)]
 

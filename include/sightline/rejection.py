@@ -1,0 +1,115 @@
+"""The rejects table as a ledger: who is rejected for good, who is asked for again, and when.
+
+Nothing is taken out before its place is known: a reject goes when the image is held, or in the same
+commit that rejects it anew, so that no kill leaves an image in neither table.
+"""
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pyarrow as pa
+
+from sightline import tables
+from sightline.catalog import Catalog
+from sightline.ledger import TaskRun
+from sightline.schemas import REJECTS
+from sightline.source_config import FetchSpec
+from sightline.tables import Writer
+
+MOST_PARTITIONS = 20  # older ones that one run looks at again
+
+
+def find_due(catalog: Catalog, fetch: FetchSpec, partition: str) -> pa.Table:
+    """uri and attempts of the partition's rejects that are to be tried again now."""
+    with _query(catalog) as sql:
+        return sql(
+            "SELECT r.uri, r.attempts FROM rejects r "
+            f"WHERE r.partition = {_quoted(partition)} AND ({_is_due(fetch)})"
+        )
+
+
+def due_partitions(catalog: Catalog, fetch: FetchSpec, but: str) -> list[str]:
+    """Other partitions that have rejects to be tried again, a bounded number, newest first."""
+    with _query(catalog) as sql:
+        found = sql(
+            f"SELECT DISTINCT r.partition FROM rejects r WHERE r.partition <> {_quoted(but)} "
+            f"AND ({_is_due(fetch)}) ORDER BY r.partition DESC LIMIT {MOST_PARTITIONS}"
+        )
+    return [str(name) for name in found["partition"].to_pylist()]
+
+
+def write(catalog: Catalog, task: TaskRun, partition: str, rows: list[dict[str, Any]]) -> None:
+    """Add rejects to a partition; one that was tried before takes the place of its older row."""
+    old = [row["uri"] for row in rows if row["attempts"] > 1]
+    rows = [{**row, "partition": partition} for row in rows]
+    batch = pa.RecordBatch.from_pylist(rows, schema=REJECTS)
+    if old:
+        listed = ", ".join(_quoted(uri) for uri in old)
+        _rewrite(catalog, task, partition, f"r.uri IN ({listed})", [batch])
+        return
+    urls = tables.write_batches(catalog.rejects, [batch])
+    tables.append_new(catalog.rejects, urls, partition, _writer(task), key="uri")
+
+
+def drop_those_held(catalog: Catalog, task: TaskRun) -> None:
+    """Take out of rejects what is held by now, whichever run stored it."""
+    is_held = "r.uri IN (SELECT i.uri FROM images i)"
+    while True:
+        with _query(catalog) as sql:
+            found = sql(f"SELECT r.partition FROM rejects r WHERE {is_held} LIMIT 1").to_pylist()
+        if not found:
+            return
+        _rewrite(catalog, task, found[0]["partition"], is_held, [])
+
+
+def _rewrite(
+    catalog: Catalog,
+    task: TaskRun,
+    partition: str,
+    dropped: str,
+    added: list[pa.RecordBatch],
+) -> None:
+    """Write a partition of rejects again, without the rows of an SQL condition and with others, in one
+    commit. When another run writes rejects meanwhile the claim is void, and we look again.
+    """
+    while True:
+        held = tables.claim(catalog.rejects, _writer(task))
+        with _query(catalog) as sql:
+            kept = sql(
+                f"SELECT r.* FROM rejects r WHERE r.partition = {_quoted(partition)} "
+                f"AND NOT ({dropped})"
+            )
+        urls = tables.write_batches(catalog.rejects, [*kept.to_batches(), *added])
+        if tables.replace_partition(catalog.rejects, urls, partition, held) is not None:
+            return
+
+
+def _is_due(fetch: FetchSpec) -> str:
+    """The SQL condition for a reject r that is to be tried again: by reason and age, or changed bytes."""
+    now = datetime.now(UTC)
+    by_reason = [
+        f"(r.reason = {_quoted(reason)} AND r.rejected_at <= {_instant(now - timedelta(days=days))})"
+        for reason, days in fetch.retry_rejects.items()
+    ]
+    changed = (
+        "EXISTS (SELECT 1 FROM manifest m WHERE m.uri = r.uri AND m.partition = r.partition "
+        "AND m.etag <> r.etag)"
+    )
+    return " OR ".join([*by_reason, changed])
+
+
+def _query(catalog: Catalog) -> Any:
+    return tables.query(rejects=catalog.rejects, manifest=catalog.manifest, images=catalog.images)
+
+
+def _writer(task: TaskRun) -> Writer:
+    """One identity for all who write rejects, whatever their partition, so that a claim sees them all."""
+    return Writer(task.task, task.writer.run)
+
+
+def _instant(when: datetime) -> str:
+    return f"TIMESTAMP '{when.isoformat(timespec='microseconds')}'"
+
+
+def _quoted(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"
