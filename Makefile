@@ -1,6 +1,6 @@
 # What one does with Sightline; `make help` lists it.
 .DEFAULT_GOAL := help
-.PHONY: help demo run up down status test check environment development lock
+.PHONY: help demo run backfill up down status test check environment development lock
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -10,6 +10,9 @@ demo: environment ## handwritten digits, end to end: ingest, features, classifie
 
 run: environment ## the same for a dataset of yours: DATASET=flowers [PARTITION=2026-11-05]
 	@.venv/bin/sightline run '$(or $(DATASET),$(error Say which dataset: make run DATASET=flowers))' $(if $(PARTITION),--partition '$(PARTITION)')
+
+backfill: environment ## many days of a dataset: DATASET=land_transport FROM=2026-10-01 TO=2026-10-31
+	@.venv/bin/sightline backfill '$(or $(DATASET),$(error Say which dataset: make backfill DATASET=land_transport FROM=... TO=...))' --from '$(FROM)' --to '$(TO)'
 
 status: environment ## what is there of each dataset
 	@.venv/bin/sightline status

@@ -79,7 +79,7 @@ def test_an_archive_is_downloaded_once_and_kept_beside_the_tables(
 ) -> None:
     content = write_tar(tmp_path / "x.tar.gz", PHOTOS).read_bytes()
     source = make(None, urls=[server.put("/SUN397.tar.gz", content)])
-    assert archive.survey(source, access()).size_bytes == len(content)
+    assert archive.survey(source, access()).size_bytes == 2 * len(content)
     assert len(listed(source)) == len(listed(source)) == 3
     assert len(server.requests) == 2  # the survey's and the download's
     kept = Path(access().catalog.root) / "source" / "SUN397.tar.gz"

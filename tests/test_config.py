@@ -93,7 +93,8 @@ KEYS = "backbone, description, fetch, limits, reduce, schedule, source, split, t
         ("source: {type: foldr, path: x}", "pets.yaml: unknown source type 'foldr'; "
          "did you mean 'folder'? Known: archive, digits, flickr, folder, kaggle, open_images, url_list."),
         ("source: {path: x}",
-         "pets.yaml: key 'source.type' is missing; known types: archive, digits, flickr, folder, kaggle, open_images, url_list."),
+         "pets.yaml: key 'source.type' is missing; known types: archive, digits, flickr, folder, "
+         "kaggle, open_images, url_list."),
         ("source: {type: folder, path: x, pth: y}", "pets.yaml: unknown key 'source.pth'; "
          "did you mean 'path'? Known: options, path, type."),
         ("source: {type: digits, path: x}",

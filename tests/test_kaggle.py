@@ -76,7 +76,7 @@ def test_a_pinned_version_is_read_and_one_that_is_not_there_is_told(server: Kagg
     assert {row["label"] for row in listed(fruits(server, version=1))} == {"Apple 1"}
     assert "has no version 7; the newest is 2" in refusal(fruits(server, version=7))
     newest = server.datasets["moltean/fruits"][2]
-    assert kaggle.survey(fruits(server), access()).size_bytes == len(newest)
+    assert kaggle.survey(fruits(server), access()).size_bytes == 2 * len(newest)
 
 
 def test_a_competitions_table_wins_over_its_folders(
@@ -98,10 +98,15 @@ def test_a_competitions_table_wins_over_its_folders(
 def test_the_bytes_are_those_of_the_archive_and_nothing_is_extracted(
     server: KaggleServer, tmp_path: Path
 ) -> None:
+    with pytest.raises(SourceError, match="run the task list_images again"):
+        list(kaggle.stream_images(fruits(server), access(), lambda uri: True, 10**6))
+    assert len(listed(fruits(server))) == 12
+    asked = len(server.calls)
     streamed = list(
         kaggle.stream_images(fruits(server), access(), lambda uri: "/Test/" in uri, 10**6)
     )
     assert len(streamed) == 4
+    assert len(server.calls) == asked
     kept = Path(open_catalog("k").root) / "source" / "moltean-fruits-v2.zip"
     with zipfile.ZipFile(kept) as archive:
         for row, content in streamed:

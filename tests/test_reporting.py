@@ -4,6 +4,7 @@ import io
 import re
 from collections import Counter
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -94,6 +95,7 @@ class World:
                 "reason": reason,
                 "detail": "",
                 "attempts": 1,
+                "rejected_at": datetime(2026, 11, 5, tzinfo=UTC),
                 "etag": None,
                 "thumbnail": thumbnail,
                 "partition": "all",
@@ -627,3 +629,47 @@ def test_a_chart_stays_inside_its_frame_and_small(count: int) -> None:
         )
         assert all(x >= charts.LEFT and x + w <= charts.RIGHT for x, _, w, _ in chart.bars)
         assert chart.x_ticks[-1].text == f"{count:,}"
+
+
+def test_a_harvest_is_shown_with_its_completeness(world: World) -> None:
+    world.page()
+    for day, missing, at in (("2026-11-04", 10, "09:00"), ("2026-11-05", 0, "09:30")):
+        harvest = {
+            "reported": 100, "unique": 100 - missing, "missing": missing, "duplicate": 1,
+            "several_classes": 2, "without_url": 0, "queries": 7, "completeness": 1 - missing / 100,
+        }  # fmt: skip
+        task = ledger.TaskRun("ingest_pets", day, "list_images", day)
+        record = ledger.Record(
+            "list_images", "ingest_pets", day, day, f"2026-11-21T{at}:00", 1.0, {"harvest": harvest}
+        )
+        storage.write_json(ledger.record_url(world.catalog, task), vars(record))
+    shown = Page(report_of(world.catalog)).sections["source"]
+    assert "190 of 200 photos that the searches report were found: 95.0% complete" in shown
+    assert "Not complete: 2026-11-04." in shown
+    assert "4 photos found by several classes' searches went to the first" in shown
+
+
+def test_what_open_images_says_is_shown(world: World) -> None:
+    world.page()
+    found = {
+        "labels": [["Car", "verification", True, 30], ["Car", "<machine>", False, 4]],
+        "several_classes": [["Car", "Tree", 3]],
+        "ambiguous": "keep_as both",
+        "images_by_class": {"Car": 27, "Tree": 12},
+        "original_bytes": [1_000, 2_000, 3_000, 4_000, 5_000],
+        "rotated": 2,
+        "not_in_the_image_list": 1,
+    }
+    world.record("ingest_pets", "list_images", "09:00", 3.0, listed=39, exploration=found)
+    page = report_of(world.catalog)
+    shown = Page(page).sections["source"]
+    assert "27 images of Car, 12 images of Tree. 2 images to be rotated." in shown
+    assert "Car and Tree: 3." in shown and "labelled both" in shown
+    assert "<machine>" not in page and "&lt;machine&gt;" in page
+
+
+def test_a_source_that_says_nothing_has_no_section(world: World) -> None:
+    world.page()
+    page = report_of(world.catalog)
+    assert "source" not in Page(page).sections
+    assert "What the source says" not in page

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ LIMITS = LimitsSpec(rejected_share=0.1)
 NIGHT = "2026-11-05"
 BACKBONE = "resnet18/random:0 64px"
 DIMENSION = 3
+NOW = datetime(2026, 11, 6, tzinfo=UTC)
 
 Row = dict[str, Any]
 
@@ -66,7 +68,13 @@ def held(name: str, **changes: Any) -> Row:
 
 def rejected(name: str, reason: str = "corrupt", **changes: Any) -> Row:
     """A row of rejects."""
-    row = {"uri": f"/photos/{name}", "stage": "fetch_images", "reason": reason, "attempts": 1}
+    row = {
+        "uri": f"/photos/{name}",
+        "stage": "fetch_images",
+        "reason": reason,
+        "attempts": 1,
+        "rejected_at": NOW,
+    }
     return {**row, "partition": NIGHT, **changes}
 
 
@@ -134,7 +142,7 @@ def test_each_broken_row_of_a_manifest_is_counted_and_named(catalog: Catalog) ->
         ("uri", "a uri has no control characters"): ("1 of 12 rows", {r"'/photos/bell\x07'"}),
         ("label", "every image has a label"): ("1 of 12 rows", {"/photos/no-label"}),
         ("label", "a label is not blank"): ("1 of 12 rows", {"/photos/blank"}),
-        ("split_hint", "a split that the source declares is train, val or test"): (
+        ("split_hint", "a split that the source declares is train, val, test or predict"): (
             "1 of 12 rows",
             {"/photos/holdout"},
         ),

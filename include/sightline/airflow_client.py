@@ -4,7 +4,7 @@ import logging
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from graphlib import TopologicalSorter
 from typing import Any, Self
 from urllib.parse import quote
@@ -17,6 +17,7 @@ from sightline.errors import AirflowUnavailable
 log = logging.getLogger(__name__)
 
 ATTEMPTS = 5  # of a request that may be repeated: SQLite and a busy machine make some of them fail
+BACKFILL_RUNS = 4  # at once: their Python tasks side by side, their Spark jobs by the pool
 ENDED = ("success", "failed")  # states of a run that change no more
 
 
@@ -128,6 +129,36 @@ class AirflowClient:
             if started["dag_id"] == dag_id
         }
         return [self.run(dag_id, run_id) for run_id in sorted(ids)]
+
+    def create_backfill(self, dag_id: str, first: date, last: date, again: str) -> int:
+        """Start a backfill over days, both included; `again` says which earlier runs of theirs are run
+        again: none, failed or completed. Returns its id."""
+        asked = {
+            "dag_id": dag_id,
+            "from_date": f"{first}T00:00:00Z",
+            "to_date": f"{last}T23:59:59Z",
+            "reprocess_behavior": again,
+            "max_active_runs": BACKFILL_RUNS,
+        }
+        return int(_json(self._request("POST", "/backfills", json=asked))["id"])
+
+    def cancel_backfill(self, backfill_id: int) -> None:
+        """Start none of its runs any more."""
+        self._request("PUT", f"/backfills/{backfill_id}/cancel")
+
+    def backfilled_runs(self, backfill_id: int) -> list[Run]:
+        """The runs of a backfill."""
+        backfill = _json(self._request("GET", f"/backfills/{backfill_id}"))
+        asked: dict[str, Any] = {"run_type": "backfill", "order_by": "-id", "limit": 100}
+        asked |= {"offset": 0, "updated_at_gte": backfill["created_at"]}
+        found: list[Run] = []
+        while True:
+            url = f"/dags/{backfill['dag_id']}/dagRuns"
+            page = _json(self._request("GET", url, params=asked))
+            found += [_run(run) for run in page["dag_runs"]]
+            asked["offset"] += 100
+            if len(found) >= page["total_entries"] or not page["dag_runs"]:
+                return found
 
     def set_run_state(self, run: Run, state: str) -> None:
         """End a run as failed (its running tasks are stopped) or as a success."""

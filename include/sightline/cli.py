@@ -6,12 +6,14 @@ import logging
 import os
 import re
 import signal
+import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from functools import partial
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -22,6 +24,7 @@ from sightline.airflow_client import AirflowClient
 from sightline.airflow_environment import USER
 from sightline.airflow_server import Server, broken_part
 from sightline.airflow_start import migrate_database
+from sightline.backfill import Backfill
 from sightline.catalog import open_catalog
 from sightline.config import DatasetSpec, dataset_files, load_dataset
 from sightline.connections import from_environment
@@ -74,6 +77,39 @@ def demo(asked: argparse.Namespace) -> int:
     """Run the dataset that is built in."""
     say("digits: 1,797 scanned handwritten digits become a classifier; no download, no account.")
     return _run(load_dataset("digits"), None)
+
+
+def backfill(asked: argparse.Namespace) -> int:
+    """Ingest many days of a dataset, and train once they are there."""
+    spec, began = load_dataset(asked.dataset), time.monotonic()
+    first, last = _day(asked.first), _day(asked.last)
+    if last < first:
+        raise ConfigError(f"The backfill ends on {last}, before it begins on {first}.")
+    if not spec.schedule:
+        raise ConfigError(
+            f"Dataset {spec.name} has no schedule, and Airflow backfills scheduled DAGs only; "
+            "give it one, such as schedule: '0 0 * * *'."
+        )
+    with _airflow(spec) as (settings, server, client), console.open_display(out) as display:
+        broken = partial(broken_part, settings, server)
+        run = DatasetRun(spec.name, client, display, broken)
+        done = Backfill(run, client, display, first, last).execute(
+            "completed" if asked.again else "failed", _fresh_parse(settings, spec, server)
+        )
+    for line in console.summarize_backfill(status.read_status(spec.name), done):
+        say(line)
+    say(f"Finished in {console.format_seconds(time.monotonic() - began)}.")
+    return OK if done.succeeded else FAILED
+
+
+def airflow(asked: argparse.Namespace) -> int:
+    """Airflow's own command, on the local Airflow."""
+    settings = load_settings()
+    migrate_database(settings)
+    server = local_airflow.running_server(settings)
+    environment = airflow_environment.airflow_environment(settings, server.port if server else 8080)
+    program = Path(sys.executable).with_name("airflow")
+    os.execve(program, [str(program), *asked.arguments], environment)
 
 
 def check(asked: argparse.Namespace) -> int:
@@ -144,15 +180,10 @@ def prepare(asked: argparse.Namespace) -> int:
 
 def _run(spec: DatasetSpec, partition: str | None) -> int:
     began = time.monotonic()
-    settings = load_settings()
     partition = _partition(spec, partition)
     for fact in _preflight(spec, partition):
         out.print(fact, style="dim", markup=False, soft_wrap=True)
-    with (
-        dataset_run.only_run_of(settings, spec.name),
-        _server(settings) as server,
-        _client(settings, server) as client,
-    ):
+    with _airflow(spec) as (settings, server, client):
         with console.open_display(out) as display:
             outcome = DatasetRun(
                 spec.name, client, display, partial(broken_part, settings, server)
@@ -172,6 +203,18 @@ def _tell_summary(dataset: str, outcome: Outcome) -> None:
     featurized = status.count_featurized(records)
     for line in console.summarize(status.read_status(dataset), outcome, featurized):
         say(line)
+
+
+@contextmanager
+def _airflow(spec: DatasetSpec) -> Iterator[tuple[Settings, Server, AirflowClient]]:
+    """The local Airflow, for a command that has the dataset to itself."""
+    settings = load_settings()
+    with (
+        dataset_run.only_run_of(settings, spec.name),
+        _server(settings) as server,
+        _client(settings, server) as client,
+    ):
+        yield settings, server, client
 
 
 @contextmanager
@@ -224,6 +267,13 @@ def _partition(spec: DatasetSpec, partition: str | None) -> str | None:
     return partition
 
 
+def _day(text: str) -> date:
+    try:
+        return date.fromisoformat(text)
+    except ValueError:
+        raise ConfigError(f"{text!r} is no day; give one such as 2026-11-05.") from None
+
+
 def _preflight(spec: DatasetSpec, partition: str | None) -> list[str]:
     from sightline import preflight
 
@@ -272,11 +322,24 @@ def _parser() -> argparse.ArgumentParser:
         one.add_argument(
             "--partition", metavar="KEY", help="such as 2026-11-05; default: everything"
         )
+    many = add("backfill", backfill, "ingest many days of a dataset side by side, then train once")
+    many.add_argument("dataset", help="name of a file in include/datasets, without .yaml")
+    many.add_argument("--from", dest="first", metavar="DAY", required=True, help="the first day")
+    many.add_argument(
+        "--to", dest="last", metavar="DAY", required=True, help="the last day, included"
+    )
+    many.add_argument("--again", action="store_true", help="also days that have ended well")
     add("demo", demo, "run the built-in dataset of handwritten digits")
     shown = add("status", show_status, "images, rejects, features, runs and champion")
     shown.add_argument("dataset", nargs="?", help="default: every dataset")
     shown.add_argument("--json", action="store_true", help="for programs")
     add("up", up, "keep Airflow up until Ctrl-C")
     add("down", down, "stop Airflow with all it runs")
+    own = add(
+        "airflow",
+        airflow,
+        "Airflow's own command on the local Airflow: sightline airflow dags list",
+    )
+    own.add_argument("arguments", nargs=argparse.REMAINDER)
     add("prepare", prepare, "make once what later starts would wait for")
     return parser

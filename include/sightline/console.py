@@ -12,6 +12,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table as Grid
 from rich.text import Text
 
+from sightline.backfill import Backfilled
 from sightline.dataset_run import Display, Outcome, Row
 from sightline.progress import Report
 from sightline.status import Status
@@ -148,6 +149,24 @@ def summarize(status: Status, outcome: Outcome, featurized: int) -> list[str]:
         tested = champion.rows.get("test")
         on = f" on {tested:,} test images" if tested else ""
         lines.append(f"{verb} {_accuracy(status)}{on}, model {champion.version}")
+    if status.report:
+        lines.append(f"report: {status.report}")
+    return lines
+
+
+def summarize_backfill(status: Status, done: Backfilled) -> list[str]:
+    """The end of a backfill, in a few lines."""
+    failed = [run.run_id for run in done.days if not run.is_well]
+    lines = [
+        f"{status.dataset}: {len(done.days) - len(failed)} of {len(done.days)} days done, "
+        f"{status.images:,} images, {sum(status.rejects.values()):,} rejects, "
+        f"{len(done.trainings)} runs of the training"
+    ]
+    if failed:
+        more = ", ..." if len(failed) > 5 else ""
+        lines.append(f"failed: {', '.join(failed[:5])}{more}; 'make up' shows why in Airflow's UI")
+    if status.champion:
+        lines.append(f"accuracy {_accuracy(status)}, model {status.champion.version}")
     if status.report:
         lines.append(f"report: {status.report}")
     return lines

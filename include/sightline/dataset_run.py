@@ -113,11 +113,7 @@ class DatasetRun:
 
     def execute(self, partition_key: str | None, parsed_since: float) -> Outcome:
         """Run both DAGs; `parsed_since` (seconds since 1970) tells what parse of them is fresh enough."""
-        for dag_id in (self.ingest_id, self.train_id):
-            self._wait_for_dag(dag_id, parsed_since)
-            self._order[dag_id] = self._client.task_order(dag_id)
-        self._client.ensure_pools(POOLS)
-        with self._unpaused(self.train_id, self.ingest_id):  # the listener before the speaker
+        with self.ready(parsed_since):
             ingest = self._client.trigger(self.ingest_id, partition_key)
             with self._stopped_on_error():
                 ingest = self._follow(ingest)
@@ -126,10 +122,26 @@ class DatasetRun:
         trained = bool(published and published.state == "success")
         return Outcome(ingest, train, trained, self._failures())
 
+    @contextlib.contextmanager
+    def ready(self, parsed_since: float) -> Iterator[None]:
+        """Wait until Airflow knows both DAGs, and let them run within the block."""
+        for dag_id in (self.ingest_id, self.train_id):
+            self._wait_for_dag(dag_id, parsed_since)
+            self._order[dag_id] = self._client.task_order(dag_id)
+        self._client.ensure_pools(POOLS)
+        with self._unpaused(self.train_id, self.ingest_id):  # the listener before the speaker
+            yield
+
+    def check_server(self) -> None:
+        """AirflowUnavailable when the server has broken down."""
+        broken = self._broken()
+        if broken:
+            raise AirflowUnavailable(broken)
+
     def _wait_for_dag(self, dag_id: str, parsed_since: float) -> None:
         deadline = time.monotonic() + PARSE_SECONDS
         while time.monotonic() < deadline:
-            self._check_server()
+            self.check_server()
             dag = self._client.find_dag(dag_id)
             if dag and not dag["is_stale"] and _parsed_at(dag) >= parsed_since:
                 return
@@ -168,7 +180,7 @@ class DatasetRun:
     def _await_train(self, ingest: Run) -> Run:
         deadline = time.monotonic() + TRAIN_SECONDS
         while time.monotonic() < deadline:
-            self._check_server()
+            self.check_server()
             started = self._client.runs_started_by(ingest, self.train_id)
             if started:
                 return started[-1]
@@ -182,7 +194,7 @@ class DatasetRun:
         self._runs[run.dag_id] = run
         others_told = False
         while True:
-            self._check_server()
+            self.check_server()
             tasks = self._tasks[run.dag_id] = self._client.tasks(run)
             self._display.show(self._rows())
             if all(task.state in FINISHED for task in tasks.values()):
@@ -240,11 +252,6 @@ class DatasetRun:
                     lines = self._log(dag_id, task, task.try_number).lines
                     found.append(Failure(dag_id, task.task_id, reason, last_words(lines)))
         return found
-
-    def _check_server(self) -> None:
-        broken = self._broken()
-        if broken:
-            raise AirflowUnavailable(broken)
 
 
 def _is_paused(dag: dict[str, Any] | None) -> bool:

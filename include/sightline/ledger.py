@@ -106,13 +106,20 @@ def last_run(catalog: Catalog, dag_id: str) -> list[dict[str, Any]]:
     return max(filter(None, runs), key=lambda records: str(records[0]["started_at"]), default=[])
 
 
+def all_records(
+    catalog: Catalog, dag_id: str, task: str, run_id: str | None = None
+) -> list[dict[str, Any]]:
+    """A task's records of every run that has one, or of one run."""
+    run_ids = storage.list_names(storage.join(catalog.runs, dag_id)) if run_id is None else [run_id]
+    records = [read_record(catalog, TaskRun(dag_id, one, task, "")) for one in run_ids]
+    return [record for record in records if record is not None]
+
+
 def last_record(
     catalog: Catalog, dag_id: str, task: str, run_id: str | None = None
 ) -> dict[str, Any]:
     """A task's record of one run, or of the newest run that has one; TrainingError when none has."""
-    run_ids = storage.list_names(storage.join(catalog.runs, dag_id)) if run_id is None else [run_id]
-    records = [read_record(catalog, TaskRun(dag_id, one, task, "")) for one in run_ids]
-    found = [record for record in records if record is not None]
+    found = all_records(catalog, dag_id, task, run_id)
     if not found:
         raise TrainingError(f"No run of {dag_id} has finished task {task} yet; run it first.")
     return max(found, key=lambda record: str(record["started_at"]))

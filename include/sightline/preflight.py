@@ -96,6 +96,7 @@ def _check_memory(spec: DatasetSpec, survey: Survey, dim: int) -> str:
     if spec.reduce is not None:
         width = spec.reduce.components or dim
     images = survey.total
+    unknown = "" if images else "; how many images there are is known after the listing"
     matrix = images * width * 8
     gramians = 3 * dim * dim * 8 if spec.reduce else 0
     needed = SPARK_BYTES + max(matrix, gramians)
@@ -106,7 +107,7 @@ def _check_memory(spec: DatasetSpec, survey: Survey, dim: int) -> str:
             f"{width:,} numbers), but this machine has {_size(physical)}; set reduce.components lower, "
             "choose a narrower backbone, or run Spark on a cluster."
         )
-    return f"memory: about {_size(needed)} needed ({images:,} x {width:,}), {_size(physical)} here"
+    return f"memory: about {_size(needed)} needed ({images:,} x {width:,}), {_size(physical)} here{unknown}"
 
 
 def _size(size_bytes: int) -> str:

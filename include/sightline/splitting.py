@@ -26,8 +26,10 @@ NEWCOMERS = """
     FROM images i
     LEFT JOIN (SELECT group_id, min(split) AS split FROM splits GROUP BY group_id) o
         ON o.group_id = i.phash
-    LEFT JOIN (SELECT phash, min(split_hint) AS split FROM images WHERE split_hint <> 'predict' GROUP BY phash) h
-        ON h.phash = i.phash
+    LEFT JOIN (
+        SELECT phash, min(split_hint) AS split FROM images
+        WHERE split_hint <> 'predict' GROUP BY phash
+    ) h ON h.phash = i.phash
     LEFT ANTI JOIN splits s ON s.image_id = i.image_id
     WHERE coalesce(i.split_hint, '') <> 'predict'
 """

@@ -184,7 +184,8 @@ def misbehaving_server(host: str = "127.0.0.1") -> Iterator[tuple[str, type[Misb
         {"counts": Counter(), "connections": set(), "patience": threading.Event()},
     )
     server = ThreadingHTTPServer((host, 0), handler)
-    server.daemon_threads = False
+    server.daemon_threads = True  # a client may keep its connection open as long as it lives
+    server.block_on_close = False
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
     thread.start()
     try:

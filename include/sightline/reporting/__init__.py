@@ -16,7 +16,7 @@ from markupsafe import Markup
 import sightline
 from sightline import storage
 from sightline.catalog import Catalog
-from sightline.reporting import data, formats, quality, result, runs
+from sightline.reporting import data, formats, quality, result, runs, source
 from sightline.reporting.report_input import ReportInput, Runs, open_report
 
 log = logging.getLogger(__name__)
@@ -27,11 +27,12 @@ class Section:
     """A part of the page: its heading, and what fills its template."""
 
     title: str
-    fill: Callable[[ReportInput], dict[str, Any]]
+    fill: Callable[[ReportInput], dict[str, Any] | None]  # None: the page goes without it
 
 
 SECTIONS = {
     "result": Section("Result", result.result),
+    "source": Section("What the source says", source.source),
     "class_balance": Section("Class balance", data.class_balance),
     "samples": Section("Samples", data.samples),
     "rejects": Section("Rejects", data.rejects),
@@ -63,6 +64,7 @@ def write_report(
 
 def _render(report: ReportInput) -> str:
     filled = {name: section.fill(report) for name, section in SECTIONS.items()}
+    sections = {name: section for name, section in SECTIONS.items() if filled[name] is not None}
     report.gallery.load()  # one pass over the images for the pictures of all sections
     folder = Path(__file__).parent
     environment = Environment(
@@ -74,7 +76,7 @@ def _render(report: ReportInput) -> str:
     )
     environment.filters.update(formats.FILTERS)
     return environment.get_template("report.html.j2").render(
-        sections=SECTIONS,
+        sections=sections,
         filled=filled,
         model=report.model,
         train_run_id=report.runs.train_run_id,

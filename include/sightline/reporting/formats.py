@@ -102,4 +102,5 @@ FILTERS: dict[str, Callable[..., str]] = {
     "date": date,
     "file_name": file_name,
     "plural": plural,
+    "size": size,
 }

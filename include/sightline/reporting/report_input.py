@@ -50,6 +50,13 @@ class ReportInput:
         """The records of the ingest's last run."""
         return ledger.last_run(self.catalog, self.runs.ingest_dag_id)
 
+    def listing_records(self) -> Rows:
+        """The newest record of the listing of each partition, newest partition first."""
+        records = ledger.all_records(self.catalog, self.runs.ingest_dag_id, "list_images")
+        records.sort(key=lambda record: str(record["started_at"]))
+        newest = {record["partition"]: record for record in records}
+        return [newest[partition] for partition in sorted(newest, reverse=True)]
+
     def train_records(self) -> Rows:
         """The records of the training run, as far as it has come."""
         return ledger.read_run(self.catalog, self.runs.train_dag_id, self.runs.train_run_id)

@@ -26,7 +26,9 @@ def survey(source: ArchiveSource, access: Access) -> Survey:
     """Whether the files are there or can be had, and their size; classes are known after the listing."""
     sizes = [downloads.size_of(wanted, access.catalog) for wanted in _files(source)]
     fact = f"{source.name} is kept whole and read where it lies"
-    return Survey(size_bytes=sizes[0], facts=(fact,))
+    copies = 1 if source.file else 2  # kept, and stored
+    size = None if sizes[0] is None else copies * sizes[0]
+    return Survey(size_bytes=size, facts=(fact,))
 
 
 def list_images(source: ArchiveSource, access: Access) -> Iterator[list[Row]]:

@@ -31,14 +31,15 @@ def survey(source: KaggleSource, access: Access) -> Survey:
     with kaggle_api.opened(source, access) as api:
         files = api.files()
     sizes = [file.size_bytes for file in files]
-    size = None if None in sizes else sum(size or 0 for size in sizes)
-    names = ", ".join(file.kept_name for file in files[:5])
+    size = None if None in sizes else 2 * sum(size or 0 for size in sizes)  # kept, and stored
+    names = ", ".join(file.name or file.kept_name for file in files[:5])
     return Survey(size_bytes=size, facts=(f"Kaggle offers {names}",))
 
 
 def list_images(source: KaggleSource, access: Access) -> Iterator[list[Row]]:
     """Download what is not kept yet, then yield a row for each image."""
-    rows = (row for row, _ in _rows(source, access))
+    paths = _keep(source, access)
+    rows = (row for row, _ in _rows(source, access, paths))
     while some := list(islice(rows, ROWS_AT_A_TIME)):
         yield some
 
@@ -46,23 +47,36 @@ def list_images(source: KaggleSource, access: Access) -> Iterator[list[Row]]:
 def stream_images(
     source: KaggleSource, access: Access, is_wanted: Callable[[str], bool], most_bytes: int
 ) -> Iterator[tuple[Row, bytes | Rejected]]:
-    """Yield the wanted images' rows and bytes, at most most_bytes + 1."""
-    for row, read in _rows(source, access):
+    """Yield the wanted images' rows and bytes, at most most_bytes + 1, from what the listing has kept: a
+    Spark job needs no login.
+    """
+    paths = storage.read_json(_noted(access))
+    if paths is None:
+        raise SourceError(
+            f"Kaggle's files for partition {access.partition} of {access.catalog.dataset} are not kept; "
+            "run the task list_images again."
+        )
+    for row, read in _rows(source, access, paths):
         if is_wanted(row["uri"]):
             yield row, read(most_bytes)
 
 
 def _keep(source: KaggleSource, access: Access) -> list[str]:
-    """Where the files lie, downloaded."""
+    """Where the files lie, downloaded, and noted for the task that reads them."""
     with kaggle_api.opened(source, access) as api:
-        return [
+        paths = [
             downloads.keep(Wanted(file.kept_name, [api.mirror(file)]), access.catalog)
             for file in api.files()
         ]
+    storage.write_json(_noted(access), paths)
+    return paths
 
 
-def _rows(source: KaggleSource, access: Access) -> Iterator[tuple[Row, Read]]:
-    paths = _keep(source, access)
+def _noted(access: Access) -> str:
+    return storage.join(access.catalog.root, "source", f"kaggle-{access.partition}.json")
+
+
+def _rows(source: KaggleSource, access: Access, paths: list[str]) -> Iterator[tuple[Row, Read]]:
     labels = _read_labels(source, paths)
     zips = [path for path in paths if path.endswith(".zip")]
     layout = _find_layout(source, zips)
