@@ -1,9 +1,9 @@
 # What one does with Sightline; `make help` lists it.
 .DEFAULT_GOAL := help
-.PHONY: help demo run backfill up down status test check environment development lock
+.PHONY: help demo run backfill up down status test test-nightly check environment development lock
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: environment ## handwritten digits, end to end: ingest, features, classifier, report
 	@.venv/bin/sightline demo
@@ -25,6 +25,9 @@ down: environment ## stop Airflow with all it runs
 
 test: check ## make check, then every test; ARGS='-k tables' picks some
 	@.venv/bin/pytest $(ARGS)
+
+test-nightly: development ## the founding datasets and a month's backfill, whole (20 minutes)
+	@.venv/bin/pytest -m nightly $(ARGS)
 
 check: development ## ruff and mypy
 	@.venv/bin/ruff check && .venv/bin/ruff format --check && .venv/bin/mypy

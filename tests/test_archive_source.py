@@ -84,7 +84,7 @@ def test_an_archive_is_downloaded_once_and_kept_beside_the_tables(
     assert len(server.requests) == 2  # the survey's and the download's
     kept = Path(access().catalog.root) / "source" / "SUN397.tar.gz"
     assert kept.read_bytes() == content
-    assert archive.survey(source, access()).size_bytes == len(content)
+    assert archive.survey(source, access()).size_bytes == 2 * len(content)
     assert len(server.requests) == 2
 
 

@@ -137,3 +137,34 @@ def test_every_command_explains_itself(capsys: pytest.CaptureFixture[str]) -> No
     said = capsys.readouterr().out
     for command in ("run", "demo", "check", "status", "up", "down", "prepare"):
         assert f"\n    {command} " in said
+
+
+@pytest.mark.parametrize(
+    ("days", "sentence"),
+    [
+        (["2026-11-05", "2026-11-04"], "ends on 2026-11-04, before it begins on 2026-11-05"),
+        (["yesterday", "2026-11-04"], "'yesterday' is no day; give one such as 2026-11-05."),
+    ],
+)
+def test_a_backfill_of_no_days_is_refused(
+    own_places: Path, capsys: pytest.CaptureFixture[str], days: list[str], sentence: str
+) -> None:
+    write(own_places, DIGITS)
+    assert cli.main(["backfill", "birds", "--from", days[0], "--to", days[1]]) == 2
+    assert sentence in capsys.readouterr().err
+
+
+def test_a_backfill_without_a_schedule_is_refused(
+    own_places: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write(own_places, f"{DIGITS}schedule: null\n")
+    assert cli.main(["backfill", "birds", "--from", "2026-11-05", "--to", "2026-11-05"]) == 2
+    assert "has no schedule, and Airflow backfills scheduled DAGs only" in capsys.readouterr().err
+
+
+def test_a_login_that_only_airflow_may_have_is_left_to_the_run(
+    own_places: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write(own_places, "source: {type: flickr, searches: {cat: cat}}\n")
+    assert cli.main(["check", "birds"]) == 0
+    assert "connection flickr_default: not in this environment" in capsys.readouterr().out

@@ -26,6 +26,7 @@ TRAIN = ["wait_for_ingests", "plan", "split", "reduce", "train", "evaluate", "pu
 PARSE = f"""
 import json, sys
 from airflow.dag_processing.dagbag import DagBag
+from airflow.serialization.encoders import encode_timetable
 
 bag = DagBag({str(HOME / "dags")!r})
 dags = {{
@@ -36,6 +37,8 @@ dags = {{
         "pools": {{task.task_id: task.pool for task in dag.tasks}},
         "max_active_runs": dag.max_active_runs,
         "timetable": type(dag.timetable).__name__,
+        "schedule": encode_timetable(dag.timetable),
+        "partitions": [getattr(task, "env_vars", None) for task in dag.tasks],
         "tags": sorted(dag.tags),
     }}
     for dag in bag.dags.values()
@@ -78,6 +81,9 @@ def test_the_shipped_datasets_become_two_dags_each(
     assert ingest["max_active_runs"] == 4
     assert train["max_active_runs"] == 1
     assert ingest["timetable"] == "CronPartitionTimetable"
+    assert ingest["schedule"]["__var"]["run_offset"] == -1  # tonight: the day that has ended
+    mapper = train["schedule"]["__var"]["default_partition_mapper"]
+    assert mapper["__var"] == {"downstream_key": "all"}
     assert train["timetable"] == "PartitionedAssetTimetable"
     on_spark = {
         task for task, pool in {**ingest["pools"], **train["pools"]}.items() if "spark" in pool
@@ -107,3 +113,19 @@ def test_a_dataset_without_a_schedule_runs_by_hand_only(own_places: Path) -> Non
     (own_places / "datasets" / "manual.yaml").write_text("source: {type: digits}\nschedule: null\n")
     parsed = parse(own_places)
     assert parsed["dags"]["ingest_manual"]["timetable"] == "NullTimetable"
+
+
+def test_a_source_by_days_takes_the_day_before_where_a_run_has_no_partition(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("SIGHTLINE_DATASETS")
+    dags = parse(tmp_path)["dags"]
+
+    def template(dag_id: str) -> str:
+        variables = next(found for found in dags[dag_id]["partitions"] if found)
+        return str(variables["SIGHTLINE_PARTITION"])
+
+    assert "ds_add(dag_run.run_after" in template("ingest_land_transport")
+    assert template("ingest_digits") == "{{ partition_key or 'all' }}"
+    assert dags["ingest_land_transport"]["pools"]["list_images"] == "sightline_flickr"
+    assert dags["ingest_open_images_car_tree"]["pools"]["list_images"] == "sightline_spark"

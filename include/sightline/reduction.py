@@ -5,14 +5,16 @@ memory is a few dim x dim matrices whatever the number of images: 34 MB at 2,048
 """
 
 import logging
+import uuid
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 
-from sightline import models, spark, tables
+from sightline import models, spark, storage, tables
 from sightline.catalog import Catalog
 from sightline.config import DatasetSpec, ReduceSpec
 from sightline.errors import TrainingError
@@ -25,7 +27,14 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 Array = np.ndarray[Any, Any]
-PARTS = pa.schema([("count", pa.int64()), ("sums", pa.binary()), ("gramian", pa.binary())])
+ROWS_AT_A_TIME = 64  # of a Gramian, 2 MB at 4,096 wide
+MOMENTS = pa.schema(
+    [
+        ("index", pa.int32()),  # the Gramian's row; -1: the sums
+        ("count", pa.int64()),
+        ("numbers", pa.binary()),  # float64
+    ]
+)
 
 
 @dataclass(frozen=True)
@@ -35,11 +44,6 @@ class Moments:
     count: int
     sums: Array  # (dim,) float64
     gramian: Array  # (dim, dim) float64
-
-    def __add__(self, other: "Moments") -> "Moments":
-        return Moments(
-            self.count + other.count, self.sums + other.sums, self.gramian + other.gramian
-        )
 
 
 def reduce_features(
@@ -59,7 +63,12 @@ def reduce_features(
     features = _features(session, catalog, plan)
     train = _train_rows(session, catalog, features)
     shift = _first_embedding(train, spec)
-    pca = fit_pca(_sum_moments(train, shift), shift, spec.reduce)
+    folder = storage.join(catalog.staging, f"reduce-{uuid.uuid4().hex}")
+    try:
+        moments = _sum_moments(train, shift, folder)
+    finally:
+        storage.remove_tree(folder)
+    pca = fit_pca(moments, shift, spec.reduce)
     models.save_pca(catalog, plan.version, pca)
     urls = _project(session, catalog, features, pca, plan.version)
     tables.replace_partition(catalog.reduced, urls, plan.version, held)
@@ -144,22 +153,47 @@ def _first_embedding(train: "DataFrame", spec: DatasetSpec) -> Array:
     return np.asarray(row["embedding"], dtype=np.float64)
 
 
-def _sum_moments(train: "DataFrame", shift: Array) -> Moments:
+def _sum_moments(train: "DataFrame", shift: Array, folder: str) -> Moments:
+    """The workers write their moments into a folder, row by row: a whole Gramian at 4,096 wide is more than
+    the driver's JVM takes in one piece.
+    """
     from pyspark.sql.pandas.types import from_arrow_schema
 
     def sum_part(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         part = sum_moments((_matrix(batch["embedding"]) for batch in batches if len(batch)), shift)
-        row = {"count": part.count, "sums": part.sums.tobytes(), "gramian": part.gramian.tobytes()}
-        yield pa.RecordBatch.from_pylist([row], schema=PARTS)
+        yield from to_rows(part)
 
-    # One row for each of Spark's partitions; fetched one partition at a time, added and let go.
+    # One file for each of Spark's partitions.
     parts = train.coalesce(train.sparkSession.sparkContext.defaultParallelism)
-    rows = parts.mapInArrow(sum_part, from_arrow_schema(PARTS)).toLocalIterator(True)
-    total = Moments(0, np.zeros(len(shift)), np.zeros((len(shift), len(shift))))
-    for row in rows:
-        gramian = np.frombuffer(row["gramian"]).reshape(len(shift), len(shift))
-        total = total + Moments(row["count"], np.frombuffer(row["sums"]), gramian)
+    urls = spark.write_files(parts.mapInArrow(sum_part, from_arrow_schema(MOMENTS)), folder)
+    dim = len(shift)
+    total = Moments(0, np.zeros(dim), np.zeros((dim, dim)))
+    for url in urls:
+        fs, path = storage.filesystem(url)
+        with fs.open(path, "rb") as stream:
+            total = add_rows(total, pq.ParquetFile(stream).iter_batches(batch_size=ROWS_AT_A_TIME))
     return total
+
+
+def to_rows(moments: Moments) -> Iterator[pa.RecordBatch]:
+    """Moments as rows of MOMENTS: the count and sums, then each row of the Gramian."""
+    first = {"index": -1, "count": moments.count, "numbers": moments.sums.tobytes()}
+    yield pa.RecordBatch.from_pylist([first], schema=MOMENTS)
+    for start in range(0, len(moments.gramian), ROWS_AT_A_TIME):
+        rows = enumerate(moments.gramian[start : start + ROWS_AT_A_TIME], start)
+        batch = [{"index": index, "numbers": row.tobytes()} for index, row in rows]
+        yield pa.RecordBatch.from_pylist(batch, schema=MOMENTS)
+
+
+def add_rows(total: Moments, batches: Iterable[pa.RecordBatch]) -> Moments:
+    """The sum of some moments and those that rows of MOMENTS hold; adds to the Gramian in place."""
+    count = total.count
+    for batch in batches:
+        for row in batch.to_pylist():
+            target = total.sums if row["index"] < 0 else total.gramian[row["index"]]
+            target += np.frombuffer(row["numbers"])
+            count += row["count"] or 0
+    return Moments(count, total.sums, total.gramian)
 
 
 def _project(

@@ -41,7 +41,7 @@ def stage_chunks(
     chunk, size_bytes, number = list[dict[str, Any]](), 0, 0
     for row, content in images:
         chunk.append(_work_row(row, content))
-        size_bytes += len(chunk[-1]["content"] or b"")
+        size_bytes += len(chunk[-1].get("content") or b"")
         if len(chunk) == rows_per_chunk or size_bytes >= BYTES_PER_CHUNK:
             yield _write(chunk, size_bytes, storage.join(folder, f"{number:06d}.parquet"))
             chunk, size_bytes, number = [], 0, number + 1
