@@ -349,3 +349,15 @@ def _write_and_die(table: Table) -> None:
     tables.claim(table, Writer("write:a"))
     tables.write_batches(table, [_batch(["1", "2"])])
     os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_lost_connection_of_the_source_is_no_fault_of_the_table(tmp_path: Path) -> None:
+    """It may pass, so the task is tried again; a StorageError would end it."""
+
+    def batches() -> Iterator[pa.RecordBatch]:
+        yield _batch(["1"])
+        raise ConnectionError("the source is away")
+
+    table = Table("images", str(tmp_path / "images"), SCHEMA)
+    with pytest.raises(ConnectionError, match="the source is away"):
+        tables.write_batches(table, batches())

@@ -184,6 +184,10 @@ def write_batches(table: Table, batches: Iterable[pa.RecordBatch]) -> list[str]:
             if written_bytes > FILE_BYTES:
                 _close(writer, sink)
                 writer = None
+    except (
+        ConnectionError
+    ):  # of the source that the batches come from, or of the store: it may pass
+        raise
     except OSError as error:
         raise StorageError(f"Cannot write table {table.name} at {folder}: {error}.") from error
     finally:
