@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 from sightline import models, tables
+from sightline.airflow_client import Run
+from sightline.backfill import Backfilled, progress_line
 from sightline.catalog import open_catalog
 from tests.founding import FLICKR_KEY, environment, files_with, sightline
 from tests.servers.flickr import FlickrServer, Photo, make_photos
-
-pytestmark = pytest.mark.nightly
 
 DATASET = """
 source:
@@ -50,6 +50,7 @@ def month() -> list[Photo]:
     return photos
 
 
+@pytest.mark.nightly
 def test_a_month_is_filled_by_one_command(places: Path) -> None:
     with FlickrServer(month(), FLICKR_KEY) as server:
         text = DATASET.format(api=server.api)
@@ -70,3 +71,21 @@ def test_a_month_is_filled_by_one_command(places: Path) -> None:
     assert champion["rows"]["train"] + champion["rows"]["test"] == distinct
     assert f"{DAYS} of {DAYS} days done" in said
     assert files_with(places, FLICKR_KEY) == []
+
+
+def days(*states: str) -> list[Run]:
+    """A day's run in each of these states."""
+    return [Run("ingest_trams", f"day-{number}", state) for number, state in enumerate(states)]
+
+
+def test_the_progress_tells_days_and_the_time_left() -> None:
+    assert progress_line(days("queued", "queued"), 3.0) == "0 of 2 days done"
+    some = days("success", "failed", "running", "queued")
+    assert progress_line(some, 240.0) == ("2 of 4 days done, 1 failed, 1 running, about 4 min left")
+    assert progress_line(days("success", "success"), 60.0) == "2 of 2 days done"
+
+
+def test_a_backfill_succeeds_when_every_run_does() -> None:
+    assert Backfilled(days("success"), days("success")).succeeded
+    assert not Backfilled(days("success", "failed"), days("success")).succeeded
+    assert not Backfilled(days("success"), days("failed")).succeeded

@@ -72,7 +72,7 @@ class Backfill:
         while True:
             self._run.check_server()
             runs = self._client.backfilled_runs(backfill_id)
-            line = _progress(runs, time.monotonic() - began)
+            line = progress_line(runs, time.monotonic() - began)
             if line.split(",")[0] != told:
                 told = line.split(",")[0]
                 self._display.tell(line)
@@ -82,24 +82,26 @@ class Backfill:
 
     def _follow_trainings(self, days: list[Run]) -> list[Run]:
         """The trainings that the days have started, each followed to its end."""
-        waited_since = time.monotonic()
+        train_id, last_active = self._run.train_id, time.monotonic()
         while True:
             self._run.check_server()
-            started = [
-                self._client.runs_started_by(day, self._run.train_id) for day in days if day.is_well
-            ]
-            runs = {run.run_id: run for some in started for run in some}
-            if all(started) and all(run.state in ENDED for run in runs.values()):
-                return list(runs.values())
-            if not all(started) and not runs and time.monotonic() - waited_since > TRAIN_SECONDS:
+            if self._client.active_runs(train_id):
+                last_active = time.monotonic()
+            else:
+                done = (day for day in days if day.is_well)
+                started = [self._client.runs_started_by(day, train_id) for day in done]
+                runs = {run.run_id: run for some in started for run in some}
+                if all(started) and all(run.state in ENDED for run in runs.values()):
+                    return list(runs.values())
+            if time.monotonic() - last_active > TRAIN_SECONDS:
                 raise AirflowUnavailable(
-                    f"{self._run.train_id} was not started within {TRAIN_SECONDS} s; look at "
-                    f"{self._client.address}/dags/{self._run.train_id}."
+                    f"{train_id} was not started within {TRAIN_SECONDS} s; look at "
+                    f"{self._client.address}/dags/{train_id}."
                 )
             time.sleep(POLL_SECONDS)
 
 
-def _progress(runs: list[Run], seconds: float) -> str:
+def progress_line(runs: list[Run], seconds: float) -> str:
     """`12 of 31 days done, 4 running, about 7 min left`."""
     states = Counter(run.state for run in runs)
     done = sum(states[state] for state in ENDED)

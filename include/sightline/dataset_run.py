@@ -184,6 +184,8 @@ class DatasetRun:
             started = self._client.runs_started_by(ingest, self.train_id)
             if started:
                 return started[-1]
+            if self._client.active_runs(self.train_id):  # ours may be queued behind another
+                deadline = time.monotonic() + TRAIN_SECONDS
             time.sleep(0.5)
         raise AirflowUnavailable(
             f"{self.train_id} was not started by {ingest.run_id} within {TRAIN_SECONDS} s; look at "
