@@ -26,7 +26,7 @@ down: environment ## stop Airflow with all it runs
 test: check ## make check, then every test; ARGS='-k tables' picks some
 	@.venv/bin/pytest $(ARGS)
 
-test-nightly: development ## the founding datasets and a month's backfill, whole (20 minutes)
+test-nightly: development ## the founding datasets and a month's backfill, whole (25 minutes)
 	@.venv/bin/pytest -m nightly $(ARGS)
 
 check: development ## ruff and mypy

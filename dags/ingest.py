@@ -63,9 +63,15 @@ def build(spec: DatasetSpec) -> DAG:
             python_stage(spec, stages.preflight),
             list_stage(spec),
             python_stage(spec, stages.validate_manifest),
-            spark_stage(spec, "fetch_images", FETCH),
+            spark_stage(spec, "fetch_images", FETCH, counts_if_done=stages.nothing_to_fetch),
             python_stage(spec, stages.validate_images),
-            spark_stage(spec, "featurize", FEATURIZE, conf=TORCH_WORKERS),
+            spark_stage(
+                spec,
+                "featurize",
+                FEATURIZE,
+                conf=TORCH_WORKERS,
+                counts_if_done=stages.nothing_to_featurize,
+            ),
             python_stage(spec, stages.validate_features, outlets=[features_asset(spec.name)]),
         )
     return dag

@@ -23,7 +23,7 @@ from tests.servers.kaggle import _jpeg
 SIGHTLINE = str(Path(sys.executable).with_name("sightline"))
 FLICKR_KEY = "flickr-key-that-nobody-may-read"
 KAGGLE_TOKEN = "KGAT_token-that-nobody-may-read"
-RUN_SECONDS = 900
+RUN_SECONDS = 1_800
 BACKBONES = ("resnet18", "inception_v3", "vgg16", "efficientnet_b6")
 
 

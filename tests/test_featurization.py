@@ -17,13 +17,21 @@ import pytest
 import torch
 from PIL import Image
 
-from sightline import tables
+from sightline import ledger, tables
 from sightline.backbones import Backbone, load_backbone
 from sightline.catalog import Catalog
 from sightline.config import BackboneSpec, DatasetSpec
-from sightline.featurization import embed, featurize
+from sightline.featurization import counts_if_done, embed, featurize
 from sightline.ledger import Record
-from tests.conftest import catalog_of, image_row, jpeg, make_task, store_rows, write_dataset
+from tests.conftest import (
+    catalog_of,
+    image_row,
+    jpeg,
+    made_up_image_row,
+    make_task,
+    store_rows,
+    write_dataset,
+)
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -254,3 +262,30 @@ def wait_for_rows(catalog: Catalog, driver: "subprocess.Popen[bytes]") -> None:
         assert time.monotonic() < deadline
         with suppress(subprocess.TimeoutExpired):
             pytest.fail(f"the driver ended by itself with {driver.wait(0.1)}")
+
+
+def test_no_spark_is_needed_where_every_image_has_its_features(
+    spec: DatasetSpec, catalog: Catalog, own_places: Path
+) -> None:
+    def ask(one: DatasetSpec = spec) -> Any:
+        return counts_if_done(one, catalog, "ingest_test")
+
+    images = [made_up_image_row(number) for number in range(3)]
+    store_rows(catalog.images, images)
+    features = [
+        {"image_id": image["image_id"], "backbone_id": "net-1", "embedding": [1.0]}
+        for image in images
+    ]
+    store_rows(catalog.features, features[:2], "net-1")
+    assert ask() is None  # no run has told the backbone's id yet
+    task, _ = make_task("featurize")
+    with ledger.recording(catalog, task) as record:
+        backbone = spec.backbone.model_dump(mode="json")
+        record.counts = {"backbone": backbone, "backbone_id": "net-1", "dim": 1, "featurized": 2}
+    assert ask() is None  # one image has none
+    store_rows(catalog.features, features[2:], "net-1")
+    expected = {"images": 3, "known": 3, "featurized": 0, "dim": 1}
+    assert ask().items() >= expected.items()
+    assert ask(write_dataset(own_places, "other", DATASET.replace("32", "64"))) is None
+    weights = DATASET.replace("random", "models/net.pth")
+    assert ask(write_dataset(own_places, "file", weights)) is None

@@ -11,6 +11,7 @@ import threading
 import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +19,7 @@ import pyarrow as pa
 import pytest
 from PIL import Image
 
-from sightline import ingestion, ledger, spark, tables
+from sightline import ingestion, ledger, rejection, spark, tables
 from sightline.catalog import Catalog
 from sightline.config import DatasetSpec
 from sightline.errors import SourceError
@@ -287,6 +288,19 @@ def test_an_image_that_another_run_has_stored_meanwhile_is_no_reject(
     fetch(spark, spec, "2026-11-06")
     assert reasons(spec) == {}
     complete(spec)
+
+
+def test_no_spark_is_needed_for_a_night_that_lists_nothing(spec: DatasetSpec) -> None:
+    list_images(spec, "2026-11-05")
+    list_images(spec, "2026-11-06")
+    catalog = catalog_of(spec)
+    assert ingestion.counts_if_done(spec, catalog, "2026-11-05") is None
+    counts = ingestion.counts_if_done(spec, catalog, "2026-11-06")
+    assert counts is not None and set(counts.values()) == {0}
+    due = {"uri": "mem://x", "stage": "fetch_images", "reason": "busy", "attempts": 1}
+    due |= {"rejected_at": datetime(2026, 11, 5, tzinfo=UTC), "partition": "2026-11-05"}
+    rejection.write(catalog, make_task("fetch_images")[0], "2026-11-05", [due])
+    assert ingestion.counts_if_done(spec, catalog, "2026-11-06") is None
 
 
 def test_a_partition_whose_name_holds_a_quote_is_only_a_name(

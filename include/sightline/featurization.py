@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
-from sightline import backbones, images, spark, tables
+from sightline import backbones, images, ledger, spark, tables
 from sightline.catalog import Catalog
 from sightline.config import BackboneSpec, DatasetSpec
 from sightline.ledger import Record, TaskRun
@@ -61,6 +61,22 @@ def featurize(
         "dim": backbone.dim,
     }
     record.wrote(catalog.features)
+
+
+def counts_if_done(spec: DatasetSpec, catalog: Catalog, dag_id: str) -> dict[str, Any] | None:
+    """What a run would count that has nothing to do, from the tables' logs alone; None where it may have.
+
+    A weights file may have changed under its name, so that only the job itself can tell.
+    """
+    records = ledger.all_records(catalog, dag_id, "featurize")
+    if not records or backbones.is_from_file(spec.backbone):
+        return None
+    counts = max(records, key=lambda record: str(record["started_at"]))["counts"]
+    held = tables.count_rows(catalog.images)
+    known = tables.count_rows(catalog.features, partition=counts["backbone_id"])
+    if counts["backbone"] != spec.backbone.model_dump(mode="json") or known != held:
+        return None
+    return {**counts, "images": held, "known": held, "featurized": 0}
 
 
 def _pending(

@@ -91,6 +91,14 @@ def fetch_images(
     record.wrote(catalog.images, catalog.rejects)
 
 
+def counts_if_done(spec: DatasetSpec, catalog: Catalog, partition: str) -> dict[str, Any] | None:
+    """What a run would count for a partition that lists nothing, where no old reject is due either."""
+    listed = _count(catalog.manifest, partition)
+    if listed or rejection.due_partitions(catalog, spec.fetch, but=partition):
+        return None
+    return dict.fromkeys(("wanted", "held_before", "images", "rejects", "duplicates", "bytes"), 0)
+
+
 @dataclass(frozen=True)
 class Fetch:
     """The fetching of one partition: all that it misses, or, where another than the task's, what is due
@@ -106,7 +114,7 @@ class Fetch:
     def run(self) -> Counter[str]:
         """Fetch; returns what was counted."""
         wanted = _count(self.catalog.manifest, self.partition)
-        work = self._work()
+        work = self._work().cache()  # counted, then written
         missing = work.count()
         log.info(
             "fetch_images: partition %s, %d listed, %d known already, %d to fetch",
@@ -127,6 +135,7 @@ class Fetch:
                 chunks = self._chunks(work, missing, folder)
                 done = spark.run_chunks(self.session, chunks, fetch_chunk)
         finally:
+            work.unpersist()
             storage.remove_tree(folder)
         counts = Counter(wanted=wanted, held_before=wanted - missing, tried=missing)
         for name in ("images", "rejects", "duplicates", "bytes"):
@@ -138,14 +147,16 @@ class Fetch:
         manifest = self._read(self.catalog.manifest, MANIFEST, self.partition)
         held = self._read(self.catalog.images, IMAGES).select("uri")
         rejected = self._read(self.catalog.rejects, REJECTS).select("uri")
-        due = self.session.createDataFrame(
-            rejection.find_due(self.catalog, self.spec.fetch, self.partition).to_pandas(),
-            "uri string, attempts int",
-        )
-        final = rejected.join(due, "uri", "left_anti")
-        missing = manifest.join(held, "uri", "left_anti").join(final, "uri", "left_anti")
         is_ours = self.partition == self.task.partition
-        return missing.join(due, "uri", "left" if is_ours else "inner")
+        due = rejection.find_due(self.catalog, self.spec.fetch, self.partition)
+        if not due.num_rows:  # as on most nights
+            final = rejected if is_ours else manifest
+            missing = manifest.join(held, "uri", "left_anti").join(final, "uri", "left_anti")
+            return missing.selectExpr("*", "cast(null AS int) AS attempts")
+        again = self.session.createDataFrame(due.to_pandas(), "uri string, attempts int")
+        final = rejected.join(again, "uri", "left_anti")
+        missing = manifest.join(held, "uri", "left_anti").join(final, "uri", "left_anti")
+        return missing.join(again, "uri", "left" if is_ours else "inner")
 
     def _chunks(self, work: "DataFrame", missing: int, folder: str) -> Iterable[str]:
         """URLs of files of work, a chunk each; those with bytes in them come as the source is read."""

@@ -187,11 +187,15 @@ class StageOperator(TableLineage, PythonOperator):
 
 
 class SparkStageOperator(TableLineage, SparkSubmitOperator):
-    """Submits a stage's Spark job; what the job refuses in a sentence fails without another try."""
+    """Submits a stage's Spark job; what the job refuses in a sentence fails without another try.
+
+    `counts_if_done` looks without Spark whether there is anything to do.
+    """
 
     def __init__(self, *, spec: DatasetSpec, stage: str, doc_md: str, **options: Any) -> None:
         self.dataset = spec.name
         self.quick = options.pop("quick", True)
+        self.counts_if_done: Callable[[Work], Any] | None = options.pop("counts_if_done", None)
         super().__init__(
             task_id=stage,
             name=f"{stage}_{spec.name}",
@@ -208,9 +212,11 @@ class SparkStageOperator(TableLineage, SparkSubmitOperator):
         )
 
     def execute(self, context: Context) -> None:
-        """Submit and wait."""
+        """Submit and wait, unless there is nothing to do."""
         from sightline import spark
 
+        if self._is_done(context):
+            return
         self.conf = {**spark.submit_conf(self.quick), **(self.conf or {})}
         try:
             super().execute(context)
@@ -219,6 +225,24 @@ class SparkStageOperator(TableLineage, SparkSubmitOperator):
             if refused:
                 raise AirflowFailException(refused[1].strip()) from None
             raise
+
+    def _is_done(self, context: Context) -> bool:
+        """Whether the stage has nothing to do; then its record says so."""
+        from sightline import ledger
+        from sightline.catalog import open_catalog
+
+        if self.counts_if_done is None:
+            return False
+        spec, catalog = load_dataset(self.dataset), open_catalog(self.dataset)
+        task = current_task(context, spec, self.task_id)
+        found = ledger.Record(self.task_id, task.dag_id, task.run_id, task.partition, "")
+        counts = self.counts_if_done(Work(spec, catalog, task, found, context))
+        if counts is None:
+            return False
+        with ledger.recording(catalog, task) as record:
+            record.counts = counts
+        log.info("%s has nothing to do, and starts no Spark: %s", self.task_id, counts)
+        return True
 
 
 def python_stage(spec: DatasetSpec, stage: Callable[[Work], Any], **options: Any) -> StageOperator:

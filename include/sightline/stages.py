@@ -4,7 +4,7 @@ A function's docstring is what Airflow's UI shows under the task: it is written 
 """
 
 import logging
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from airflow.sdk.exceptions import AirflowSkipException
 
@@ -38,6 +38,20 @@ def validate_manifest(work: Work) -> None:
     outcome = validation.validate_manifest(work.catalog, work.task.partition, work.spec.limits)
     work.record.counts = {"rows": outcome.rows, "checks": outcome.checks}
     work.record.read(work.catalog.manifest)
+
+
+def nothing_to_fetch(work: Work) -> dict[str, Any] | None:
+    """The counts of a night without new images, for which no Spark is started; None on other nights."""
+    from sightline import ingestion
+
+    return ingestion.counts_if_done(work.spec, work.catalog, work.task.partition)
+
+
+def nothing_to_featurize(work: Work) -> dict[str, Any] | None:
+    """The counts where every image has its features, for which no Spark is started; None elsewhere."""
+    from sightline import featurization
+
+    return featurization.counts_if_done(work.spec, work.catalog, work.task.dag_id)
 
 
 def validate_images(work: Work) -> None:

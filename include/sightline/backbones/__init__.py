@@ -88,6 +88,11 @@ def known_dimension(spec: BackboneSpec) -> int | None:
     return DIMENSIONS.get(spec.name)
 
 
+def is_from_file(spec: BackboneSpec) -> bool:
+    """Whether the weights lie in a file, whose bytes may change under its name."""
+    return weights.are_a_file(spec)
+
+
 def is_random(spec: BackboneSpec) -> bool:
     """Whether the weights are seeded random ones."""
     return weights.are_random(spec)
