@@ -167,7 +167,7 @@ def main() -> None:
         ways = {
             "sightline": lambda: sightline(folder, addresses),
             "img2dataset, bytes as they come": lambda: img2dataset(
-                folder, addresses, asked.peer, ["--disable_all_reencode", "True"]
+                folder, addresses, asked.peer, ["--resize_mode", "no", "--skip_reencode", "True"]
             ),
             "img2dataset, 256 px (its default)": lambda: img2dataset(
                 folder, addresses, asked.peer, ["--image_size", "256"]

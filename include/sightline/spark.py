@@ -35,6 +35,8 @@ CONF = {
     "spark.sql.parquet.columnarReaderBatchSize": "32",
     "spark.sql.parquet.filterPushdown": "true",
     "spark.hadoop.parquet.block.size": str(16 * 2**20),
+    # Encoded images never repeat: a dictionary of them would be built in vain.
+    "spark.hadoop.parquet.enable.dictionary#content": "false",
     "spark.hadoop.parquet.page.size.row.check.min": "8",
     "spark.hadoop.parquet.block.size.row.check.min": "8",
     "spark.hadoop.mapreduce.fileoutputcommitter.marksuccessfuljobs": "false",
