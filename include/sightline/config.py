@@ -94,7 +94,9 @@ class LimitsSpec(Section):
     image_megapixels: float = Field(89.478485, gt=0)  # where Pillow begins to warn of a bomb
     rejected_share: float = Field(0.1, ge=0, le=1)  # of a partition, before the run stops
     images_per_class: int = Field(2, ge=1)
-    images_per_commit: int = Field(256, ge=1)  # what a killed fetch loses at most, a chunk at work
+    images_per_commit: int = Field(
+        1_000, ge=1
+    )  # what a killed fetch loses at most, a chunk at work
 
 
 class DatasetSpec(Section):
