@@ -23,6 +23,8 @@ import numpy as np
 import psutil
 from PIL import Image
 
+from sightline.spark import submit_conf
+
 HOME = Path(__file__).parents[1]
 PICTURES = (
     64  # distinct ones; each answer ends in bytes of its own, so that no two images are the same
@@ -126,10 +128,14 @@ def sightline(folder: Path, addresses: Path) -> tuple[float, float]:
         "SIGHTLINE_STORAGE": str(folder / "data"),
         "SIGHTLINE_DATASETS": str(folder / "datasets"),
         "PYTHONPATH": str(HOME / "include"),
+        "PYSPARK_PYTHON": sys.executable,
+        "SPARK_LOCAL_IP": "127.0.0.1",
     }
     listing = "from sightline import jobs; import sys; sys.argv = ['', 'many']; jobs.run_listing()"
     timed([sys.executable, "-c", listing], environment, folder / "list.log")
-    job = [sys.executable, str(HOME / "spark_jobs" / "fetch_images.py"), "many"]
+    submit = [str(Path(sys.executable).with_name("spark-submit")), "--master", "local[*]"]
+    submit += [f"--conf={name}={value}" for name, value in submit_conf().items()]  # as the DAG does
+    job = [*submit, str(HOME / "spark_jobs" / "fetch_images.py"), "many"]
     return timed(job, environment, folder / "sightline.log")
 
 
