@@ -1,7 +1,6 @@
 """ingest_<dataset>, one for every file in include/datasets: from a source's list to features.
 
-Nightly by partition; backfilled with
-`airflow backfill create --dag-id ingest_<dataset> --from-date 2026-01-01 --to-date 2026-01-31`.
+Nightly by partition; `sightline backfill <dataset> --from 2026-01-01 --to 2026-01-31` fills the past.
 """
 
 from datetime import timedelta
@@ -26,6 +25,7 @@ FETCH = (
     "Fetches, verifies, measures and hashes what is listed and not held; bad ones go to rejects."
 )
 FEATURIZE = "Embeds the images that have no features of this backbone yet; never one twice."
+FEATURIZING = {"conf": TORCH_WORKERS, "counts_if_done": stages.nothing_to_featurize}
 
 
 def list_stage(spec: DatasetSpec) -> BaseOperator:
@@ -43,9 +43,8 @@ def build(spec: DatasetSpec) -> DAG:
         timezone="UTC",
         key_format="%Y-%m-%d",
         run_offset=-1,  # tonight's run takes the day that has ended
-        run_immediately=timedelta(
-            seconds=1
-        ),  # else unpausing soon after midnight runs last night's
+        # else unpausing soon after midnight runs last night's
+        run_immediately=timedelta(seconds=1),
     )
     with (
         DAG(
@@ -65,13 +64,7 @@ def build(spec: DatasetSpec) -> DAG:
             python_stage(spec, stages.validate_manifest),
             spark_stage(spec, "fetch_images", FETCH, counts_if_done=stages.nothing_to_fetch),
             python_stage(spec, stages.validate_images),
-            spark_stage(
-                spec,
-                "featurize",
-                FEATURIZE,
-                conf=TORCH_WORKERS,
-                counts_if_done=stages.nothing_to_featurize,
-            ),
+            spark_stage(spec, "featurize", FEATURIZE, **FEATURIZING),
             python_stage(spec, stages.validate_features, outlets=[features_asset(spec.name)]),
         )
     return dag

@@ -1,6 +1,7 @@
 """`sightline status`: the counts, runs and champion of a dataset, from real tables and records."""
 
 import json
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ from sightline.catalog import Catalog, open_catalog
 from sightline.ledger import TaskRun
 from sightline.status import read_status
 from sightline.tables import Table, Writer
+
+NOW = datetime(2026, 11, 6, tzinfo=UTC)
 
 METRICS = {"accuracy": 0.9, "log_loss": 0.4}
 
@@ -48,7 +51,7 @@ def test_a_dataset_that_was_never_run_counts_zeros(catalog: Catalog) -> None:
 def test_images_rejects_by_reason_and_features_are_counted(catalog: Catalog) -> None:
     images = [{"image_id": f"{n}", "uri": f"{n}.jpg", "partition": "all"} for n in range(3)]
     rejects = [
-        {"uri": f"{n}.jpg", "reason": reason, "partition": "all"}
+        {"uri": f"{n}.jpg", "reason": reason, "partition": "all", "rejected_at": NOW}
         for n, reason in enumerate(["corrupt", "empty", "corrupt"])
     ]
     features = [{"image_id": f"{n}", "backbone_id": "b", "embedding": [0.5]} for n in range(2)]
