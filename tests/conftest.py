@@ -3,6 +3,7 @@
 import http.server
 import io
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 # Real photos, weights and broken files lie beside the checkout on some machines; tests that need them
 # skip where they are absent.
 SHARED_DATA = Path(__file__).parents[2] / "shared" / "data"
+SIGHTLINE = str(Path(sys.executable).with_name("sightline"))
 
 
 settings.register_profile("suite", deadline=None)  # a busy machine is no failure
@@ -97,6 +99,31 @@ def web_server(handler: Callable[..., Any]) -> Iterator[str]:
         finally:
             server.shutdown()
             thread.join()
+
+
+def run_sightline(
+    environment: dict[str, str],
+    *arguments: str,
+    seconds: int,
+    meanwhile: Callable[[], None] = lambda: None,
+) -> str:
+    """Run a command of ours to its end, within so many seconds; returns what it said."""
+    process = subprocess.Popen(
+        [SIGHTLINE, *arguments],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    try:
+        meanwhile()
+        said, _ = process.communicate(timeout=seconds)
+    except BaseException:
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=60)
+        raise
+    assert process.returncode == 0, said
+    return said
 
 
 def write_photos(folder: Path, per_class: dict[str, int], side: int = 48, seed: int = 0) -> Path:

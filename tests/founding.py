@@ -7,7 +7,6 @@ import io
 import os
 import signal
 import subprocess
-import sys
 import tarfile
 import zipfile
 from collections.abc import Iterator
@@ -18,9 +17,9 @@ from typing import Any
 import yaml
 
 from sightline.settings import load_settings
+from tests.conftest import SIGHTLINE, run_sightline
 from tests.servers.kaggle import _jpeg
 
-SIGHTLINE = str(Path(sys.executable).with_name("sightline"))
 FLICKR_KEY = "flickr-key-that-nobody-may-read"
 KAGGLE_TOKEN = "KGAT_token-that-nobody-may-read"
 RUN_SECONDS = 1_800
@@ -90,21 +89,7 @@ def environment(places: Path) -> dict[str, str]:
 
 def sightline(places: Path, *arguments: str) -> str:
     """Run a command of ours to its end; returns what it said."""
-    process = subprocess.Popen(
-        [SIGHTLINE, *arguments],
-        env=environment(places),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-    try:
-        said, _ = process.communicate(timeout=RUN_SECONDS)
-    except BaseException:
-        process.send_signal(signal.SIGINT)
-        process.communicate(timeout=60)
-        raise
-    assert process.returncode == 0, said
-    return said
+    return run_sightline(environment(places), *arguments, seconds=RUN_SECONDS)
 
 
 @contextmanager

@@ -4,7 +4,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -15,11 +14,10 @@ import pytest
 
 from sightline import ledger, tables
 from sightline.catalog import Catalog, open_catalog
-from tests.conftest import write_photos
+from tests.conftest import SIGHTLINE, run_sightline, write_photos
 
 pytestmark = pytest.mark.end_to_end
 
-SIGHTLINE = str(Path(sys.executable).with_name("sightline"))
 DEADLINE_SECONDS = 400
 PER_CLASS = {"amber": 260, "blue": 250, "coral": 240}
 DATASET = """
@@ -84,22 +82,9 @@ def environment(places: Path) -> dict[str, str]:
 
 def run(places: Path, meanwhile: Callable[[], None]) -> str:
     """`sightline run colours` to its end; returns what it said."""
-    process = subprocess.Popen(
-        [SIGHTLINE, "run", "colours"],
-        env=environment(places),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
+    return run_sightline(
+        environment(places), "run", "colours", seconds=DEADLINE_SECONDS, meanwhile=meanwhile
     )
-    try:
-        meanwhile()
-        said, _ = process.communicate(timeout=DEADLINE_SECONDS)
-    except BaseException:
-        process.send_signal(signal.SIGINT)
-        process.communicate(timeout=60)
-        raise
-    assert process.returncode == 0, said
-    return said
 
 
 def status(places: Path) -> dict[str, Any]:

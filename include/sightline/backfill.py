@@ -11,11 +11,10 @@ from dataclasses import dataclass
 from datetime import date
 
 from sightline.airflow_client import ENDED, AirflowClient, Run
-from sightline.dataset_run import DatasetRun, Display
+from sightline.dataset_run import TRAIN_SECONDS, DatasetRun, Display
 from sightline.errors import AirflowUnavailable
 
 POLL_SECONDS = 2.0
-TRAIN_SECONDS = 120  # for the last day's features to start a training
 
 
 @dataclass(frozen=True)

@@ -68,10 +68,10 @@ def counts_if_done(spec: DatasetSpec, catalog: Catalog, dag_id: str) -> dict[str
 
     A weights file may have changed under its name, so that only the job itself can tell.
     """
-    records = ledger.all_records(catalog, dag_id, "featurize")
-    if not records or backbones.is_from_file(spec.backbone):
+    last = ledger.find_last_record(catalog, dag_id, "featurize")
+    if last is None or backbones.is_from_file(spec.backbone):
         return None
-    counts = max(records, key=lambda record: str(record["started_at"]))["counts"]
+    counts = last["counts"]
     held = tables.count_rows(catalog.images)
     known = tables.count_rows(catalog.features, partition=counts["backbone_id"])
     if counts["backbone"] != spec.backbone.model_dump(mode="json") or known != held:

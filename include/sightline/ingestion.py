@@ -149,13 +149,13 @@ class Fetch:
         rejected = self._read(self.catalog.rejects, REJECTS).select("uri")
         is_ours = self.partition == self.task.partition
         due = rejection.find_due(self.catalog, self.spec.fetch, self.partition)
-        if not due.num_rows:  # as on most nights
-            final = rejected if is_ours else manifest
-            missing = manifest.join(held, "uri", "left_anti").join(final, "uri", "left_anti")
+        missing = manifest.join(held, "uri", "left_anti")
+        if is_ours and not due.num_rows:  # as on most nights
+            missing = missing.join(rejected, "uri", "left_anti")
             return missing.selectExpr("*", "cast(null AS int) AS attempts")
         again = self.session.createDataFrame(due.to_pandas(), "uri string, attempts int")
         final = rejected.join(again, "uri", "left_anti")
-        missing = manifest.join(held, "uri", "left_anti").join(final, "uri", "left_anti")
+        missing = missing.join(final, "uri", "left_anti")
         return missing.join(again, "uri", "left" if is_ours else "inner")
 
     def _chunks(self, work: "DataFrame", missing: int, folder: str) -> Iterable[str]:

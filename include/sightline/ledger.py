@@ -119,10 +119,18 @@ def last_record(
     catalog: Catalog, dag_id: str, task: str, run_id: str | None = None
 ) -> dict[str, Any]:
     """A task's record of one run, or of the newest run that has one; TrainingError when none has."""
-    found = all_records(catalog, dag_id, task, run_id)
-    if not found:
+    found = find_last_record(catalog, dag_id, task, run_id)
+    if found is None:
         raise TrainingError(f"No run of {dag_id} has finished task {task} yet; run it first.")
-    return max(found, key=lambda record: str(record["started_at"]))
+    return found
+
+
+def find_last_record(
+    catalog: Catalog, dag_id: str, task: str, run_id: str | None = None
+) -> dict[str, Any] | None:
+    """As `last_record`, or None when no run has one."""
+    found = all_records(catalog, dag_id, task, run_id)
+    return max(found, key=lambda record: str(record["started_at"]), default=None)
 
 
 def task_from_environment(task: str) -> TaskRun:

@@ -24,7 +24,7 @@ def find_due(catalog: Catalog, fetch: FetchSpec, partition: str) -> pa.Table:
     with _query(catalog) as sql:
         return sql(
             "SELECT r.uri, r.attempts FROM rejects r "
-            f"WHERE r.partition = {_quoted(partition)} AND ({_is_due(fetch)})"
+            f"WHERE r.partition = {tables.literal(partition)} AND ({_is_due(fetch)})"
         )
 
 
@@ -32,7 +32,7 @@ def due_partitions(catalog: Catalog, fetch: FetchSpec, but: str) -> list[str]:
     """Other partitions that have rejects to be tried again, a bounded number, newest first."""
     with _query(catalog) as sql:
         found = sql(
-            f"SELECT DISTINCT r.partition FROM rejects r WHERE r.partition <> {_quoted(but)} "
+            f"SELECT DISTINCT r.partition FROM rejects r WHERE r.partition <> {tables.literal(but)} "
             f"AND ({_is_due(fetch)}) ORDER BY r.partition DESC LIMIT {MOST_PARTITIONS}"
         )
     return [str(name) for name in found["partition"].to_pylist()]
@@ -44,7 +44,7 @@ def write(catalog: Catalog, task: TaskRun, partition: str, rows: list[dict[str, 
     rows = [{**row, "partition": partition} for row in rows]
     batch = pa.RecordBatch.from_pylist(rows, schema=REJECTS)
     if old:
-        listed = ", ".join(_quoted(uri) for uri in old)
+        listed = ", ".join(tables.literal(uri) for uri in old)
         _rewrite(catalog, task, partition, f"r.uri IN ({listed})", [batch])
         return
     urls = tables.write_batches(catalog.rejects, [batch])
@@ -76,7 +76,7 @@ def _rewrite(
         held = tables.claim(catalog.rejects, _writer(task))
         with _query(catalog) as sql:
             kept = sql(
-                f"SELECT r.* FROM rejects r WHERE r.partition = {_quoted(partition)} "
+                f"SELECT r.* FROM rejects r WHERE r.partition = {tables.literal(partition)} "
                 f"AND NOT ({dropped})"
             )
         urls = tables.write_batches(catalog.rejects, [*kept.to_batches(), *added])
@@ -88,7 +88,7 @@ def _is_due(fetch: FetchSpec) -> str:
     """The SQL condition for a reject r that is to be tried again: by reason and age, or changed bytes."""
     now = datetime.now(UTC)
     by_reason = [
-        f"(r.reason = {_quoted(reason)} AND r.rejected_at <= {_instant(now - timedelta(days=days))})"
+        f"(r.reason = {tables.literal(reason)} AND r.rejected_at <= {_instant(now - timedelta(days=days))})"
         for reason, days in fetch.retry_rejects.items()
     ]
     changed = (
@@ -109,7 +109,3 @@ def _writer(task: TaskRun) -> Writer:
 
 def _instant(when: datetime) -> str:
     return f"TIMESTAMP '{when.isoformat(timespec='microseconds')}'"
-
-
-def _quoted(text: str) -> str:
-    return "'" + text.replace("'", "''") + "'"

@@ -12,11 +12,19 @@ import fsspec
 from fsspec.core import url_to_fs
 
 from sightline.errors import StorageError
+from sightline.settings import load_settings
 
 
 def is_local(url: str) -> bool:
     """Whether the URL is a path of this machine."""
     return "://" not in url or url.startswith("file://")
+
+
+def located(path: str) -> str:
+    """A path of a dataset file as an absolute one: local paths start at Sightline's home."""
+    if not is_local(path):
+        return path
+    return str(load_settings().home / Path(path.removeprefix("file://")).expanduser())
 
 
 def join(url: str, *parts: str) -> str:

@@ -258,6 +258,11 @@ def append_new(
     raise _too_busy(table)
 
 
+def literal(text: str) -> str:
+    """Text as SQL writes it; labels and names come from strangers."""
+    return "'" + text.replace("'", "''") + "'"
+
+
 def _versions(table: Table) -> Iterator[DeltaTable]:
     """The table afresh, again and again, with a pause that keeps many writers apart."""
     for attempt in range(COMMIT_ATTEMPTS):

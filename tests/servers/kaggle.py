@@ -3,16 +3,17 @@
 import csv
 import io
 import json
-import threading
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import Any, ClassVar
 
 import numpy as np
 from PIL import Image
+
+from tests.conftest import web_server
 
 TOKEN = "KGAT_a-secret-token"
 
@@ -42,13 +43,8 @@ def kaggle_server(token: str = TOKEN) -> Iterator[KaggleServer]:
     class Handler(_Handler):
         served, expected = state, f"Bearer {token}"
 
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        state.address = f"http://127.0.0.1:{server.server_port}"
-        thread = threading.Thread(target=server.serve_forever, args=(0.02,))
-        thread.start()
+    with web_server(Handler) as state.address:
         yield state
-        server.shutdown()
-        thread.join()
 
 
 class _Handler(BaseHTTPRequestHandler):

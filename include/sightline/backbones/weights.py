@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 from sightline import storage
 from sightline.config import BackboneSpec
 from sightline.errors import WeightsError
-from sightline.settings import load_settings
 
 if TYPE_CHECKING:
     from torch import nn
@@ -85,9 +84,7 @@ def load_state(network: "nn.Module", state: dict[str, Any]) -> None:
 
 
 def _read_state(spec: BackboneSpec) -> dict[str, Any]:
-    path = spec.weights
-    if storage.is_local(path):
-        path = str(load_settings().home / Path(path.removeprefix("file://")).expanduser())
+    path = storage.located(spec.weights)
     if not storage.exists(path):
         raise WeightsError(f"Weights file {path} does not exist; correct backbone.weights.")
     try:

@@ -5,7 +5,8 @@ from typing import Any
 from sightline import images
 from sightline.reporting.formats import natural_order
 from sightline.reporting.pictures import jpeg_source
-from sightline.reporting.report_input import ReportInput, Rows, literal
+from sightline.reporting.report_input import ReportInput, Rows
+from sightline.tables import literal
 
 SPLITS = ("train", "val", "test", "none")
 BALANCE_ENDS = 20  # classes shown at either end, when there are too many

@@ -11,7 +11,7 @@ from sightline import ledger, storage, tables
 from sightline.catalog import Catalog
 from sightline.errors import StorageError
 from sightline.reporting.pictures import Gallery
-from sightline.tables import Table
+from sightline.tables import Table, literal
 
 Rows = list[dict[str, Any]]
 
@@ -86,11 +86,6 @@ def open_report(catalog: Catalog, version: str, runs: Runs) -> Iterator[ReportIn
 
         gallery = Gallery(catalog.images, used.get("images"))
         yield ReportInput(catalog, version, model, runs, rows, gallery)
-
-
-def literal(text: str) -> str:
-    """Text as an SQL literal; labels come from strangers."""
-    return "'" + text.replace("'", "''") + "'"
 
 
 def literals(texts: list[str]) -> str:

@@ -3,7 +3,6 @@
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterator
-from itertools import islice
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -11,13 +10,12 @@ from sightline.errors import SourceError
 from sightline.images import Rejected
 from sightline.source_config import ArchiveSource, SplitLists
 from sightline.sources import archives, downloads
-from sightline.sources.access import Access, Survey
+from sightline.sources.access import Access, Survey, in_lists
 from sightline.sources.archives import Member, Read
 from sightline.sources.downloads import Wanted
 
 log = logging.getLogger(__name__)
 
-ROWS_AT_A_TIME = 5_000
 LIST_BYTES = 64 * 2**20  # the longest list of a split
 Row = dict[str, Any]
 
@@ -33,9 +31,7 @@ def survey(source: ArchiveSource, access: Access) -> Survey:
 
 def list_images(source: ArchiveSource, access: Access) -> Iterator[list[Row]]:
     """Yield a row for each image of the archive; SourceError at the end where it turns out damaged."""
-    rows = (row for row, _ in _rows(source, access))
-    while some := list(islice(rows, ROWS_AT_A_TIME)):
-        yield some
+    yield from in_lists(row for row, _ in _rows(source, access))
 
 
 def stream_images(

@@ -25,6 +25,7 @@ from sightline.catalog import Catalog
 from sightline.errors import ResourceError, SourceError
 from sightline.settings import load_settings
 from sightline.sources.archives import kind_of
+from sightline.sources.retry_after import parse_retry_after
 
 log = logging.getLogger(__name__)
 
@@ -208,7 +209,8 @@ def _asked(
         url, status = shown(response.url), response.status_code
         has_expired = status in (400, 401, 403) and callable(mirror)  # the next try signs anew
         if status in (408, 425, 429) or status >= 500 or has_expired:
-            raise MirrorBusy(f"{url} answered {status}", _retry_after(response))
+            wait_seconds = parse_retry_after(response.headers.get("Retry-After")) or 0.0
+            raise MirrorBusy(f"{url} answered {status}", wait_seconds)
         if status not in (200, 206, 416):
             raise MirrorFailed(f"{url} answered {status}")
         yield response, url
@@ -292,12 +294,6 @@ def _length(response: requests.Response) -> int | None:
     return int(length) if length.isdigit() else None
 
 
-def _retry_after(response: requests.Response) -> float:
-    """Seconds that the server asks for; a date is rare and taken for no wish."""
-    wish = response.headers.get("Retry-After", "")
-    return float(wish) if wish.isdigit() else 0.0
-
-
 def _told(problem: Exception) -> str:
     """A fault in a sentence; those of requests name URLs with their queries."""
     if isinstance(problem, MirrorBusy):
@@ -375,9 +371,7 @@ def _store(part: Path, kept: str) -> None:
 
 def _own_file(wanted: Wanted, catalog: Catalog) -> str:
     """The user's own copy where it lies, checked once for each state that it is in."""
-    url = str(wanted.file)
-    if storage.is_local(url):
-        url = str(load_settings().home / Path(url.removeprefix("file://")).expanduser())
+    url = storage.located(str(wanted.file))
     size, stamp = _stamp(url)
     if not wanted.checksums:
         return url
@@ -392,8 +386,7 @@ def _own_file(wanted: Wanted, catalog: Catalog) -> str:
 
 def _stamp(url: str) -> tuple[int, str]:
     """Size, and what changes when the file changes."""
-    if storage.is_local(url):
-        url = str(load_settings().home / Path(url.removeprefix("file://")).expanduser())
+    url = storage.located(url)
     fs, path = storage.filesystem(url)
     try:
         info = fs.info(path)

@@ -3,14 +3,13 @@
 import logging
 import random
 import time
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from typing import Any, Self
 from urllib.parse import quote, quote_plus
 
 from sightline.errors import SourceError
 from sightline.source_config import FlickrSource
 from sightline.sources.flickr_windows import PHOTOS_PER_PAGE, Page, Window
+from sightline.sources.retry_after import parse_retry_after
 
 log = logging.getLogger(__name__)
 
@@ -153,7 +152,9 @@ def _session() -> Any:
             return
         response.close()
         if status == 429 or status >= 500:
-            raise _Passing(f"HTTP {status}", _retry_after(response.headers.get("Retry-After")))
+            raise _Passing(
+                f"HTTP {status}", parse_retry_after(response.headers.get("Retry-After")) or 0
+            )
         raise SourceError(
             f"Flickr's API at {response.url} answers HTTP {status}; see source.api in the dataset file."
         )
@@ -161,15 +162,3 @@ def _session() -> Any:
     session = requests.Session()
     session.hooks["response"].append(check_status)
     return session
-
-
-def _retry_after(value: str | None) -> float:
-    """The seconds that a Retry-After header asks for: a number, or a date."""
-    if value is None:
-        return 0
-    if value.strip().isdecimal():
-        return float(value)
-    try:
-        return max(0.0, (parsedate_to_datetime(value) - datetime.now(UTC)).total_seconds())
-    except (ValueError, TypeError):
-        return 0

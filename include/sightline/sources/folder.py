@@ -3,7 +3,6 @@
 import logging
 from collections import Counter
 from collections.abc import Iterator
-from itertools import islice
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
@@ -13,13 +12,11 @@ from fsspec.core import url_to_fs
 
 from sightline import storage
 from sightline.errors import SourceError
-from sightline.settings import load_settings
 from sightline.source_config import FolderSource
-from sightline.sources.access import Access, Survey
+from sightline.sources.access import Access, Survey, in_lists
 
 log = logging.getLogger(__name__)
 
-ROWS_AT_A_TIME = 5_000
 NOT_IMAGES = ("thumbs.db", "desktop.ini")  # what file managers leave behind; dot files too
 
 
@@ -36,16 +33,12 @@ def survey(source: FolderSource, access: Access) -> Survey:
 
 def list_images(source: FolderSource, access: Access) -> Iterator[list[dict[str, Any]]]:
     """Yield a row for each file."""
-    rows = _walk(source)
-    while some := list(islice(rows, ROWS_AT_A_TIME)):
-        yield some
+    yield from in_lists(_walk(source))
 
 
 def _walk(source: FolderSource) -> Iterator[dict[str, Any]]:
     """Every file below a class folder, in a fixed order, as a manifest row."""
-    path = source.path
-    if storage.is_local(path):
-        path = str(load_settings().home / Path(path.removeprefix("file://")).expanduser())
+    path = storage.located(source.path)
     left_out = Counter[str]()
     try:
         fs, root = _open_folder(path, source)

@@ -6,7 +6,6 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -15,13 +14,12 @@ from sightline.errors import SourceError
 from sightline.images import Rejected
 from sightline.source_config import KaggleSource
 from sightline.sources import archives, downloads, kaggle_api
-from sightline.sources.access import Access, Survey
+from sightline.sources.access import Access, Survey, in_lists
 from sightline.sources.archives import Member, Read, kind_of
 from sightline.sources.downloads import Wanted
 
 log = logging.getLogger(__name__)
 
-ROWS_AT_A_TIME = 5_000
 LABELS_BYTES = 256 * 2**20  # the longest file of labels
 Row = dict[str, Any]
 
@@ -39,9 +37,7 @@ def survey(source: KaggleSource, access: Access) -> Survey:
 def list_images(source: KaggleSource, access: Access) -> Iterator[list[Row]]:
     """Download what is not kept yet, then yield a row for each image."""
     paths = _keep(source, access)
-    rows = (row for row, _ in _rows(source, access, paths))
-    while some := list(islice(rows, ROWS_AT_A_TIME)):
-        yield some
+    yield from in_lists(row for row, _ in _rows(source, access, paths))
 
 
 def stream_images(

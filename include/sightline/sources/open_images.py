@@ -9,7 +9,6 @@ import logging
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -19,7 +18,7 @@ from sightline import spark, storage, tables
 from sightline.errors import SourceError
 from sightline.source_config import OpenImagesSource
 from sightline.sources import downloads
-from sightline.sources.access import Access, Survey
+from sightline.sources.access import Access, Survey, in_lists
 from sightline.sources.downloads import Wanted
 from sightline.sources.text_tables import read_text_table
 from sightline.tables import Table
@@ -29,7 +28,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-ROWS_AT_A_TIME = 5_000
 CLASSES = "v5/class-descriptions-boxable.csv"  # identifier and name, without a header
 LABELS = "v5/{}-annotations-human-imagelabels-boxable.csv"
 IMAGES = {
@@ -76,9 +74,8 @@ def list_images(source: OpenImagesSource, access: Access) -> Iterator[list[dict[
     try:
         join = Join(source, names, _cut_labels(labels, names, folder), _cut_images(images, folder))
         access.metrics["exploration"] = join.explore()
-        rows = (_manifest_row(row, source) for row in join.select().toLocalIterator())
-        while some := list(islice(rows, ROWS_AT_A_TIME)):
-            yield some
+        found = join.select().toLocalIterator()
+        yield from in_lists(_manifest_row(row, source) for row in found)
     finally:
         storage.remove_tree(folder)
 

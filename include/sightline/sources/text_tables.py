@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import fsspec
@@ -12,17 +11,9 @@ import pyarrow.parquet as pq
 
 from sightline import storage
 from sightline.errors import SourceError
-from sightline.settings import load_settings
 
 BLOCK_BYTES = 4 * 2**20  # of a CSV file at a time; no row may be longer
 BATCH_ROWS = 8192
-
-
-def located(path: str) -> str:
-    """A path of a dataset file as an absolute one: local paths start at Sightline's home."""
-    if not storage.is_local(path):
-        return path
-    return str(load_settings().home / Path(path.removeprefix("file://")).expanduser())
 
 
 def read_text_table(
@@ -35,7 +26,7 @@ def read_text_table(
 
     `names`: the columns of a file without a header. SourceError where the file or a column is not there.
     """
-    place = located(path)
+    place = storage.located(path)
     try:
         with _open(place, options or {}) as stream:
             if place.endswith(".parquet"):

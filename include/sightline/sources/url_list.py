@@ -10,7 +10,7 @@ from sightline import storage
 from sightline.errors import SourceError
 from sightline.source_config import UrlListSource
 from sightline.sources.access import Access, Survey
-from sightline.sources.text_tables import located, read_text_table
+from sightline.sources.text_tables import read_text_table
 
 
 def survey(source: UrlListSource, access: Access) -> Survey:
@@ -23,7 +23,7 @@ def survey(source: UrlListSource, access: Access) -> Survey:
 
 def list_images(source: UrlListSource, access: Access) -> Iterator[list[dict[str, Any]]]:
     """Yield a row for each row of the file."""
-    folder = located(source.path).rsplit("/", 1)[0]
+    folder = storage.located(source.path).rsplit("/", 1)[0]
     columns = [("uri", source.url), ("label", source.label), *source.columns.items()]
     for batch in _batches(source):
         rows = batch.to_pylist()

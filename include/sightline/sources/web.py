@@ -13,8 +13,6 @@ from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from concurrent.futures import Future
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from functools import cache, partial
 from typing import TypeVar
 from weakref import WeakValueDictionary
@@ -25,6 +23,7 @@ from yarl import URL
 from sightline.images import Rejected
 from sightline.source_config import FetchSpec
 from sightline.sources.addresses import ForbiddenAddress, PublicResolver, check_url
+from sightline.sources.retry_after import parse_retry_after
 
 Row = TypeVar("Row")
 
@@ -185,28 +184,19 @@ class _Room:
         self._free = self._size = size_bytes
         self._changed = asyncio.Condition()
 
-    def taken(self, size_bytes: int) -> "_Taken":
-        """Hold this many bytes while in the block."""
-        return _Taken(self, min(size_bytes, self._size))
-
-    async def change(self, size_bytes: int) -> None:
-        """Give back (or, when negative, wait for and take) bytes."""
+    @asynccontextmanager
+    async def taken(self, size_bytes: int) -> AsyncIterator[None]:
+        """Wait until so many bytes are free, and hold them within the block."""
+        size_bytes = min(size_bytes, self._size)
         async with self._changed:
-            await self._changed.wait_for(lambda: self._free + size_bytes >= 0)
-            self._free += size_bytes
-            self._changed.notify_all()
-
-
-class _Taken:
-    def __init__(self, room: _Room, size_bytes: int) -> None:
-        self._room = room
-        self._size_bytes = size_bytes
-
-    async def __aenter__(self) -> None:
-        await self._room.change(-self._size_bytes)
-
-    async def __aexit__(self, *error: object) -> None:
-        await self._room.change(self._size_bytes)
+            await self._changed.wait_for(lambda: self._free >= size_bytes)
+            self._free -= size_bytes
+        try:
+            yield
+        finally:
+            async with self._changed:
+                self._free += size_bytes
+                self._changed.notify_all()
 
 
 def shared_reader(spec: FetchSpec, most_bytes: int) -> WebReader:
@@ -244,7 +234,7 @@ def _check_status(response: aiohttp.ClientResponse) -> None:
     if status in GONE:
         raise Rejected("gone", detail)
     if status in BUSY:
-        raise _TryAgain("busy", detail, _retry_after(response.headers.get("Retry-After")))
+        raise _TryAgain("busy", detail, parse_retry_after(response.headers.get("Retry-After")))
     if status >= 500:
         raise _TryAgain("unreadable", detail)
     raise Rejected("refused", detail)
@@ -286,20 +276,6 @@ def _unpacker(encoding: str) -> Callable[[bytes, int], bytes]:
             raise _TryAgain("unreadable", f"Content-Encoding {encoding}: {error}") from error
 
     return unpack
-
-
-def _retry_after(value: str | None) -> float | None:
-    """Seconds of a Retry-After header, which holds seconds or a date."""
-    if value is None:
-        return None
-    try:
-        return max(0.0, float(value))
-    except ValueError:
-        pass
-    try:
-        return max(0.0, (parsedate_to_datetime(value) - datetime.now(UTC)).total_seconds())
-    except (ValueError, TypeError):
-        return None
 
 
 def _pause_seconds(attempt: int, asked_seconds: float | None) -> float:

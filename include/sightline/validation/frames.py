@@ -44,7 +44,7 @@ def manifest_frames(catalog: Catalog, partition: str) -> list[Frame]:
     rows = f"""
         SELECT {others}, CASE WHEN split_hint = 'predict' AND label IS NULL THEN '(to predict)' ELSE label END
             AS label
-        FROM manifest WHERE partition = {_text(partition)}
+        FROM manifest WHERE partition = {tables.literal(partition)}
     """
 
     def read(columns: list[str]) -> Iterator[pa.RecordBatch]:
@@ -62,13 +62,13 @@ def images_frames(catalog: Catalog, partition: str) -> list[Frame]:
         SELECT manifest.uri, {", ".join(f"images.{name}" for name in measured)},
             CASE
                 WHEN images.uri IS NULL THEN rejects.reason
-                WHEN rejects.partition = {_text(partition)} THEN 'both'
+                WHEN rejects.partition = {tables.literal(partition)} THEN 'both'
                 ELSE 'image'
             END AS outcome
         FROM manifest
         LEFT JOIN images ON images.uri = manifest.uri
         LEFT JOIN rejects ON rejects.uri = manifest.uri
-        WHERE manifest.partition = {_text(partition)}
+        WHERE manifest.partition = {tables.literal(partition)}
     """
 
     def read(columns: list[str]) -> Iterator[pa.RecordBatch]:
@@ -91,9 +91,9 @@ def features_frames(
         SELECT images.image_id, images.uri, images.label, coalesce(known.n, 0) AS embeddings
         FROM images LEFT JOIN (
             SELECT image_id, count(*) AS n FROM features
-            WHERE backbone_id = {_text(backbone_id)} GROUP BY image_id
+            WHERE backbone_id = {tables.literal(backbone_id)} GROUP BY image_id
         ) AS known ON known.image_id = images.image_id
-        WHERE images.partition = {_text(partition)}
+        WHERE images.partition = {tables.literal(partition)}
     """
 
     def read_counts(columns: list[str]) -> Iterator[pa.RecordBatch]:
@@ -166,8 +166,3 @@ def _regrouped(batches: Iterable[pa.RecordBatch]) -> Iterator[list[pa.RecordBatc
 
 def _list(columns: list[str]) -> str:
     return ", ".join(f'"{name}"' for name in columns)
-
-
-def _text(value: str) -> str:
-    """A string as SQL writes it."""
-    return "'" + value.replace("'", "''") + "'"
