@@ -1,6 +1,6 @@
 # What one does with Sightline; `make help` lists it.
 .DEFAULT_GOAL := help
-.PHONY: help demo run backfill up down status test test-nightly check environment development lock
+.PHONY: help demo run backfill up down status test test-nightly check bench environment development peers lock
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -32,11 +32,17 @@ test-nightly: development ## the founding datasets and a month's backfill, whole
 check: development ## ruff and mypy
 	@.venv/bin/ruff check && .venv/bin/ruff format --check && .venv/bin/mypy
 
+bench: environment peers ## all figures of docs/benchmarks.md anew (hours, 40 GB of disk); ARGS='night pca' picks some
+	@.venv/bin/python -m benchmarks $(ARGS)
+
 environment:
 	@scripts/environment.sh
 
 development:
 	@scripts/environment.sh development
+
+peers:
+	@scripts/environment.sh peers
 
 lock: ## requirements*.txt anew from requirements*.in
 	@scripts/environment.sh lock

@@ -1,35 +1,42 @@
 """Fetching side by side: Sightline's fetch_images and img2dataset, from one local server, in one run.
 
-    .venv/bin/python benchmarks/fetch.py --peer /path/to/an/environment/with/img2dataset
+    .venv/bin/python -m benchmarks.fetch --images 20000 --rounds 3
 
 Both get the same list of addresses, in turns, and keep the bytes as they come; Sightline's figures hold
-Spark's start, the decoding, hashing and committing of every image. `--images`, `--rounds` make it shorter.
+the decoding, hashing and committing of every image.
 """
 
 import argparse
 import asyncio
 import io
+import json
 import multiprocessing
 import os
 import shutil
-import statistics
-import subprocess
-import sys
-import tempfile
-import time
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import psutil
 from PIL import Image
 
-from sightline.spark import submit_conf
+from benchmarks import measuring
+from benchmarks.measuring import median
+from benchmarks.sightline_jobs import Workplace
 
-HOME = Path(__file__).parents[1]
 PICTURES = (
     64  # distinct ones; each answer ends in bytes of its own, so that no two images are the same
 )
-SAMPLE_SECONDS = 0.5
+
+
+@dataclass(frozen=True)
+class Timing:
+    """One run of one system; img2dataset does not say what its start takes."""
+
+    seconds: float
+    seconds_without_start: float | None
+    peak_bytes: int
 
 
 def picture(seed: int, size_bytes: int) -> bytes:
@@ -86,60 +93,19 @@ def serve(port: "multiprocessing.Queue[int]", size_bytes: int) -> None:
     asyncio.run(run())
 
 
-def timed(command: list[str], environment: dict[str, str], log: Path) -> tuple[float, float]:
-    """Seconds and peak memory in GiB (shared pages counted once) of a command with its children."""
-    began, peak = time.monotonic(), 0
-    with log.open("wb") as output:
-        process = subprocess.Popen(
-            command, env=environment, stdout=output, stderr=subprocess.STDOUT, cwd=log.parent
-        )
-        while process.poll() is None:
-            peak = max(peak, memory(process.pid))
-            time.sleep(SAMPLE_SECONDS)
-    if process.returncode:
-        sys.exit(f"{command[0]} failed:\n{log.read_text()[-3000:]}")
-    return time.monotonic() - began, peak / 2**30
-
-
-def memory(pid: int) -> int:
-    """Bytes of a process and its children."""
-    total = 0
-    try:
-        top = psutil.Process(pid)
-        for process in [top, *top.children(recursive=True)]:
-            total += process.memory_full_info().pss
-    except psutil.Error:
-        pass  # one has ended meanwhile
-    return total
-
-
-def sightline(folder: Path, addresses: Path) -> tuple[float, float]:
+def sightline(place: Workplace, addresses: Path) -> Timing:
     """The listing is not timed; the Spark job is, from its start to its end."""
-    for name in ("data", "datasets"):
-        shutil.rmtree(folder / name, ignore_errors=True)
-    (folder / "datasets").mkdir()
-    (folder / "datasets" / "many.yaml").write_text(
-        f"source: {{type: url_list, path: {addresses}}}\n"
-        "fetch: {allow_addresses: [127.0.0.0/8]}\n"
-        "backbone: {name: resnet18, weights: random}\n"
+    place.forget("")
+    place.write_dataset(
+        f"source: {{type: url_list, path: {json.dumps(str(addresses))}}}",
+        "fetch: {allow_addresses: [127.0.0.0/8]}",
     )
-    environment = {
-        **os.environ,
-        "SIGHTLINE_STORAGE": str(folder / "data"),
-        "SIGHTLINE_DATASETS": str(folder / "datasets"),
-        "PYTHONPATH": str(HOME / "include"),
-        "PYSPARK_PYTHON": sys.executable,
-        "SPARK_LOCAL_IP": "127.0.0.1",
-    }
-    listing = "from sightline import jobs; import sys; sys.argv = ['', 'many']; jobs.run_listing()"
-    timed([sys.executable, "-c", listing], environment, folder / "list.log")
-    submit = [str(Path(sys.executable).with_name("spark-submit")), "--master", "local[*]"]
-    submit += [f"--conf={name}={value}" for name, value in submit_conf().items()]  # as the DAG does
-    job = [*submit, str(HOME / "spark_jobs" / "fetch_images.py"), "many"]
-    return timed(job, environment, folder / "sightline.log")
+    place.list_images()
+    done = place.submit("fetch_images")
+    return Timing(done.seconds, done.seconds_without_start, done.peak_bytes)
 
 
-def img2dataset(folder: Path, addresses: Path, peer: Path, more: list[str]) -> tuple[float, float]:
+def img2dataset(folder: Path, addresses: Path, peer: Path, more: list[str]) -> Timing:
     """As its documentation has it, on as many processes as there are cores."""
     shutil.rmtree(folder / "peer", ignore_errors=True)
     command = [
@@ -149,49 +115,56 @@ def img2dataset(folder: Path, addresses: Path, peer: Path, more: list[str]) -> t
         "--thread_count", "64", "--number_sample_per_shard", "1000", "--enable_wandb", "False",
         *more,
     ]  # fmt: skip
-    return timed(command, {**os.environ, "NO_ALBUMENTATIONS_UPDATE": "1"}, folder / "peer.log")
+    done = measuring.run(command, {**os.environ, "NO_ALBUMENTATIONS_UPDATE": "1"}, folder)
+    return Timing(done.seconds, None, done.peak_bytes)
+
+
+def describe(system: str, timings: list[Timing], images: int) -> dict[str, Any]:
+    """Medians of a system's rounds as a row."""
+    row: dict[str, Any] = {"system": system}
+    parts = [one.seconds_without_start for one in timings if one.seconds_without_start]
+    if parts:
+        row["images_per_second"] = round(images / median(parts), 1)
+    row["images_per_second_with_start"] = round(images / median(one.seconds for one in timings), 1)
+    row["peak_rss_bytes"] = int(median(one.peak_bytes for one in timings))
+    row["seconds_of_rounds"] = [round(one.seconds, 2) for one in timings]
+    return row
 
 
 def main() -> None:
-    """Run the rounds in turns and print medians."""
+    """Run the rounds in turns and write medians."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--peer", type=Path, required=True, help="environment with img2dataset")
-    parser.add_argument("--images", type=int, default=20_000)
-    parser.add_argument("--size", type=int, default=30_000, help="bytes of an image")
-    parser.add_argument("--rounds", type=int, default=3)
-    asked = parser.parse_args()
+    parser.add_argument("--peers", type=Path, default=measuring.PEERS, help="their environment")
+    asked = measuring.add_arguments(parser, images=20_000, size=30_000, rounds=3)
     port: multiprocessing.Queue[int] = multiprocessing.Queue()
     server = multiprocessing.Process(target=serve, args=(port, asked.size), daemon=True)
     server.start()
-    runs: dict[str, list[tuple[float, float]]] = {}
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        addresses = folder / "addresses.csv"
-        address = f"http://127.0.0.1:{port.get()}"
-        rows = "".join(f"{address}/{number}.jpg,any\n" for number in range(asked.images))
-        addresses.write_text("url,label\n" + rows)
-        ways = {
-            "sightline": lambda: sightline(folder, addresses),
-            "img2dataset, bytes as they come": lambda: img2dataset(
-                folder, addresses, asked.peer, ["--resize_mode", "no", "--skip_reencode", "True"]
-            ),
-            "img2dataset, 256 px (its default)": lambda: img2dataset(
-                folder, addresses, asked.peer, ["--image_size", "256"]
-            ),
-        }
-        for _ in range(asked.rounds):
-            for way, run in ways.items():
-                seconds, peak = run()
-                runs.setdefault(way, []).append((seconds, peak))
-                print(
-                    f"{way}: {seconds:.1f} s, {asked.images / seconds:.0f} images/s, {peak:.2f} GiB"
-                )
+    place = Workplace(asked.workplace / "fetch")
+    place.folder.mkdir(parents=True, exist_ok=True)
+    addresses = place.folder / "addresses.csv"
+    address = f"http://127.0.0.1:{port.get()}"
+    rows = "".join(f"{address}/{number}.jpg,any\n" for number in range(asked.images))
+    addresses.write_text("url,label\n" + rows)
+    as_they_come = ["--resize_mode", "no", "--skip_reencode", "True"]
+    peer = partial(img2dataset, place.folder, addresses, asked.peers)
+    ways = {
+        "Sightline": partial(sightline, place, addresses),
+        "img2dataset, bytes as they come": partial(peer, as_they_come),
+        "img2dataset, 256 px (its default)": partial(peer, ["--image_size", "256"]),
+    }
+    found = measuring.in_turns(ways, asked.rounds)
     server.terminate()
-    print(f"\nmedians of {asked.rounds}, {asked.images} images of {asked.size} bytes")
-    for way, found in runs.items():
-        seconds = statistics.median(one for one, _ in found)
-        peak = statistics.median(one for _, one in found)
-        print(f"{way:36} {asked.images / seconds:8.0f} images/s {peak:6.2f} GiB")
+    shutil.rmtree(place.folder)
+    peers = measuring.versions_of(("img2dataset",), asked.peers / "bin" / "python")
+    measuring.write_results(
+        asked.results,
+        [describe(way, timings, asked.images) for way, timings in found.items()],
+        measuring.our_versions(),
+        peers=peers,
+        images=asked.images,
+        size_bytes=asked.size,
+        rounds=asked.rounds,
+    )
 
 
 if __name__ == "__main__":

@@ -119,7 +119,11 @@ def add_arguments(parser: argparse.ArgumentParser, **numbers: int) -> argparse.N
         parser.add_argument(f"--{name}", type=int, default=default)
     parser.add_argument("--results", type=Path, default=RESULTS, help="where the JSON file goes")
     parser.add_argument("--workplace", type=Path, default=workplace(), help="for photos and tables")
-    return parser.parse_args()
+    asked = parser.parse_args()
+    for name, value in vars(asked).items():
+        if isinstance(value, Path):
+            setattr(asked, name, value.absolute())  # commands run in folders of their own
+    return asked
 
 
 def workplace() -> Path:

@@ -3,6 +3,7 @@
 #
 #   scripts/environment.sh                 what Sightline runs on
 #   scripts/environment.sh development     and what its tests and checks need
+#   scripts/environment.sh peers           the benchmarks' peers, in .sightline/peers
 #   scripts/environment.sh lock            writes the lock files anew from requirements*.in
 #
 # Needs Python 3.11, git, and pip or uv. An install that was interrupted is made again.
@@ -18,12 +19,13 @@ main() {
     : >"$LOG"
     case ${1:-} in
     lock) write_locks ;;
+    peers) make_peers ;;
     development)
         make_environment
         add_development
         ;;
     "") make_environment ;;
-    *) fail "scripts/environment.sh knows 'development' and 'lock', not '$1'." ;;
+    *) fail "scripts/environment.sh knows 'development', 'peers' and 'lock', not '$1'." ;;
     esac
 }
 
@@ -65,11 +67,25 @@ add_development() {
     fi
 }
 
+# What the benchmarks compare with may not share an environment with Airflow.
+make_peers() {
+    local peers=.sightline/peers stamp
+    stamp=$peers/.stamp
+    [ "$(cat $stamp 2>/dev/null)" = "$(hash_of benchmarks/requirements-peers.txt)" ] && return
+    find_uv
+    rm -rf $peers
+    step "Python environment $peers" uv venv --quiet --python 3.11 $peers
+    step "the benchmarks' peers (4 GB)" uv pip install --quiet --python $peers/bin/python --no-deps \
+        -r benchmarks/requirements-peers.txt
+    hash_of benchmarks/requirements-peers.txt >$stamp
+}
+
 write_locks() {
     find_uv
     local compile=("$UV" pip compile --quiet --python-version 3.11 --no-emit-index-url)
     "${compile[@]}" --override requirements-overrides.txt requirements.in -o requirements.txt
     "${compile[@]}" requirements-dev.in -o requirements-dev.txt
+    "${compile[@]}" benchmarks/requirements-peers.in -o benchmarks/requirements-peers.txt
 }
 
 # Spark 4.3 needs Java 17 with the incubator module that some slim runtimes leave out.
