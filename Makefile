@@ -32,7 +32,7 @@ test-nightly: development ## the founding datasets and a month's backfill, whole
 check: development ## ruff and mypy
 	@.venv/bin/ruff check && .venv/bin/ruff format --check && .venv/bin/mypy
 
-bench: environment peers ## all figures of docs/benchmarks.md anew (hours, 40 GB of disk); ARGS='night pca' picks some
+bench: environment peers ## all figures of docs/benchmarks.md anew (hours, 30 GB of disk); ARGS='night pca' picks some
 	@.venv/bin/python -m benchmarks $(ARGS)
 
 environment:

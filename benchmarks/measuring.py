@@ -189,8 +189,13 @@ def versions_of(packages: Iterable[str], python: str | Path = sys.executable) ->
 
 def our_versions() -> dict[str, str]:
     """Versions of Sightline, by its commit, and of what it stands on."""
-    asked = ["git", "-C", str(HOME), "describe", "--always", "--dirty", "--exclude=*"]
+    git = ["git", "-C", str(HOME)]
+    asked = [*git, "rev-parse", "--short", "HEAD"]
     commit = subprocess.run(asked, capture_output=True, text=True, check=False).stdout.strip()
+    # The results and the page change while benchmarks run.
+    code = [*git, "diff", "--quiet", "HEAD", "--", ".", ":!benchmarks/results", ":!docs"]
+    if commit and subprocess.run(code, capture_output=True, check=False).returncode:
+        commit += " and changes"
     return {"sightline": commit or "unknown", **versions_of(OURS)}
 
 
