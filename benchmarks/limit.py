@@ -80,21 +80,33 @@ def _seconds_a_step(step: Step, seconds: float) -> float:
 
 
 def decode_ways(backbone: str, contents: list[bytes]) -> dict[str, Callable[[], Step]]:
-    """From JPEG bytes to what the network takes; torchvision's preset resizes tensors in uint8."""
+    """From JPEG bytes to what the network takes."""
     from benchmarks.peers.network import build_transform
 
-    transform = build_transform(backbone)
+    preset = build_transform(backbone)
+    in_uint8 = partial(_transform_in_uint8, preset)
     batch = [contents[number % len(contents)] for number in range(BATCH_SIZE)]
 
-    def step(decode: Callable[[bytes], Any]) -> Any:
+    def step(decode: Callable[[bytes], Any], transform: Callable[[Any], Any]) -> Any:
         return [transform(decode(content)) for content in batch]
 
-    makers = {
-        "Pillow, resize in Pillow": _pillow,
-        "torchvision, resize in uint8": _torchvision,
-        "simplejpeg, resize in uint8": _simplejpeg,
+    return {
+        "Pillow, torchvision's preset": lambda: partial(step, _pillow(), preset),
+        "torchvision, resize in uint8": lambda: partial(step, _torchvision(), in_uint8),
+        "simplejpeg, resize in uint8": lambda: partial(step, _simplejpeg(), in_uint8),
     }
-    return {name: lambda make=make: partial(step, make()) for name, make in makers.items()}
+
+
+def _transform_in_uint8(preset: Any, picture: Any) -> Any:
+    """What the preset does, but it would resize a tensor in fp32."""
+    import torch
+    from torchvision.transforms.v2 import functional
+
+    size, crop = preset.resize_size, preset.crop_size
+    resized = functional.resize(picture, size, interpolation=preset.interpolation, antialias=True)
+    cropped = functional.center_crop(resized, crop)
+    scaled = functional.to_dtype(cropped, torch.float32, scale=True)
+    return functional.normalize(scaled, preset.mean, preset.std)
 
 
 def _pillow() -> Callable[[bytes], Any]:

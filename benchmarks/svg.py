@@ -6,7 +6,7 @@ from html import escape
 from sightline.reporting.charts import ticks_up_to
 
 WIDTH, ROW, TOP, BOTTOM = 720, 34, 46, 34
-NAMES = 250  # pixels for the bars' names
+NAMES = 320  # pixels for the bars' names
 VALUES = 90  # pixels for the number beside the longest bar
 LINES_HEIGHT, LEFT, RIGHT = 320, 70, 170
 OURS, OTHERS, INK, FAINT = "#1f6feb", "#9aa4b2", "#24292f", "#d0d7de"
@@ -15,7 +15,7 @@ COLOURS = (OURS, "#d9730d", "#2da44e", "#8250df")
 
 def bars(title: str, values: Mapping[str, float], unit: str, limit: float | None = None) -> str:
     """A bar each, Sightline's in colour; `limit` is a line across them all."""
-    top = ticks_up_to(max([*values.values(), limit or 0.0]))[-1]
+    top = max([*values.values(), limit or 0.0]) or 1.0
     length = WIDTH - NAMES - VALUES
     height = TOP + ROW * len(values) + BOTTOM
     parts = []

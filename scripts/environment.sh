@@ -69,15 +69,15 @@ add_development() {
 
 # What the benchmarks compare with may not share an environment with Airflow.
 make_peers() {
-    local peers=.sightline/peers stamp
+    local peers=$STATE/peers stamp
     stamp=$peers/.stamp
-    [ "$(cat $stamp 2>/dev/null)" = "$(hash_of benchmarks/requirements-peers.txt)" ] && return
+    [ "$(cat "$stamp" 2>/dev/null)" = "$(hash_of benchmarks/requirements-peers.txt)" ] && return
     find_uv
-    rm -rf $peers
-    step "Python environment $peers" uv venv --quiet --python 3.11 $peers
-    step "the benchmarks' peers (4 GB)" uv pip install --quiet --python $peers/bin/python --no-deps \
+    rm -rf "$peers"
+    step "Python environment $peers" uv venv --quiet --python 3.11 "$peers"
+    step "the benchmarks' peers (4 GB)" uv pip install --quiet --python "$peers/bin/python" --no-deps \
         -r benchmarks/requirements-peers.txt
-    hash_of benchmarks/requirements-peers.txt >$stamp
+    hash_of benchmarks/requirements-peers.txt >"$stamp"
 }
 
 write_locks() {

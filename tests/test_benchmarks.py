@@ -47,7 +47,7 @@ def test_every_way_to_decode_agrees_with_pillow() -> None:
     import torch
 
     ways = limit.decode_ways("resnet18", [photos.photo(0, 0)])
-    expected = torch.stack(ways.pop("Pillow, resize in Pillow")()())
+    expected = torch.stack(ways.pop("Pillow, torchvision's preset")()())
     del ways["simplejpeg, resize in uint8"]  # not a package of ours
     for make_step in ways.values():
         found = torch.stack(make_step()())
