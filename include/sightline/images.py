@@ -8,10 +8,14 @@ import hashlib
 import io
 import warnings
 from dataclasses import dataclass
+from typing import Any
 
 import imagehash
+import numpy as np
+import simplejpeg
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+Pixels = np.ndarray[Any, np.dtype[np.uint8]]  # (height, width, 3)
 HASHED_SIDE_PIXELS = 32  # imagehash's own: 8 x 8 frequencies of a picture four times as wide
 FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP")
 
@@ -91,7 +95,11 @@ def measure(content: bytes, limits: Limits, rotation: int = 0) -> Measured:
         warnings.simplefilter("ignore")  # of Pillow, about odd metadata; pixels are checked below
         image = _open(content, limits.pixels)
         orientation = _exif_orientation(image)
-        pixels = _decode(image, orientation, rotation)
+        grey = _decode_jpeg(image, content, "GRAY")  # reads all that the file holds, colours too
+        if grey is None:
+            picture = _decode(image, orientation, rotation)
+        else:
+            picture = _upright(Image.fromarray(grey[..., 0]), orientation, rotation)
         return Measured(
             image_id=hashlib.sha256(content).hexdigest(),
             format=str(image.format),
@@ -100,16 +108,16 @@ def measure(content: bytes, limits: Limits, rotation: int = 0) -> Measured:
             n_channels=len(image.getbands()),
             mode=image.mode,
             exif_orientation=orientation,
-            phash=_perceptual_hash(pixels),
+            phash=_perceptual_hash(picture),
         )
 
 
-def _perceptual_hash(pixels: Image.Image) -> str:
+def _perceptual_hash(picture: Image.Image) -> str:
     """64 bits in hexadecimal that look-alikes share; made from a picture that is reduced coarsely first,
     which costs a fraction and changes 2 of the bits at most (84 real photos; 0.14 on average).
     """
     side = HASHED_SIDE_PIXELS
-    grey = pixels.convert("L").resize((side, side), Image.Resampling.LANCZOS, reducing_gap=2.0)
+    grey = picture.convert("L").resize((side, side), Image.Resampling.LANCZOS, reducing_gap=2.0)
     return str(imagehash.phash(grey))
 
 
@@ -119,6 +127,41 @@ def decode(content: bytes, rotation: int = 0) -> Image.Image:
         warnings.simplefilter("ignore")
         image = _open(content, 2 * (Image.MAX_IMAGE_PIXELS or 0))  # beyond it Pillow itself refuses
         return _decode(image, _exif_orientation(image), rotation)
+
+
+def decode_pixels(content: bytes, rotation: int = 0, least_side: int | None = None) -> Pixels:
+    """The pixels of `decode`, uint8 (height, width, 3), through libjpeg-turbo where it can.
+
+    `least_side`: the shorter side in pixels that will do; a JPEG is then decoded at 1/2, 1/4 or 1/8.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        image = _open(content, 2 * (Image.MAX_IMAGE_PIXELS or 0))
+        orientation = _exif_orientation(image)
+        pixels = _decode_jpeg(image, content, "RGB", least_side)
+        if pixels is None:
+            return np.array(_decode(image, orientation, rotation))
+    if orientation == 1 and not rotation % 360:
+        return pixels
+    return np.array(_upright(Image.fromarray(pixels), orientation, rotation))
+
+
+def _decode_jpeg(
+    image: Image.Image, content: bytes, colorspace: str, least_side: int | None = None
+) -> Pixels | None:
+    """The pixels of a plain JPEG; None for all else, and for what Pillow must judge, for libjpeg-turbo
+    has met something odd in it.
+    """
+    if image.format != "JPEG" or image.mode not in ("RGB", "L"):
+        return None
+    smaller = {"min_height": least_side, "min_width": least_side, "min_factor": 1}
+    try:
+        pixels: Pixels = simplejpeg.decode_jpeg(
+            content, colorspace, strict=True, **smaller if least_side else {}
+        )
+    except ValueError:
+        return None
+    return pixels
 
 
 def thumbnail(content: bytes, side: int = 96, rotation: int = 0) -> bytes | None:
@@ -178,7 +221,10 @@ def _decode(image: Image.Image, orientation: int, rotation: int) -> Image.Image:
         detail = _detail(error)
         broken_off = "truncated" in detail or "cannot load this image" in detail
         raise Rejected("truncated" if broken_off else "corrupt", detail) from error
-    picture = _to_rgb(image)
+    return _upright(_to_rgb(image), orientation, rotation)
+
+
+def _upright(picture: Image.Image, orientation: int, rotation: int) -> Image.Image:
     if orientation != 1:
         picture = picture.transpose(_TRANSPOSED[orientation])
     return picture.rotate(rotation, expand=True) if rotation % 360 else picture
