@@ -11,6 +11,7 @@ from sightline import stages
 from sightline.config import DatasetSpec, dataset_files, read_dataset
 from sightline.errors import ConfigError
 from sightline.orchestration import (
+    FETCH_WORKERS,
     FLICKR_POOL,
     RETRIES,
     TORCH_WORKERS,
@@ -25,6 +26,7 @@ FETCH = (
     "Fetches, verifies, measures and hashes what is listed and not held; bad ones go to rejects."
 )
 FEATURIZE = "Embeds the images that have no features of this backbone yet; never one twice."
+FETCHING = {"conf": FETCH_WORKERS, "counts_if_done": stages.nothing_to_fetch}
 FEATURIZING = {"conf": TORCH_WORKERS, "counts_if_done": stages.nothing_to_featurize}
 
 
@@ -62,7 +64,7 @@ def build(spec: DatasetSpec) -> DAG:
             python_stage(spec, stages.preflight),
             list_stage(spec),
             python_stage(spec, stages.validate_manifest),
-            spark_stage(spec, "fetch_images", FETCH, counts_if_done=stages.nothing_to_fetch),
+            spark_stage(spec, "fetch_images", FETCH, **FETCHING),
             python_stage(spec, stages.validate_images),
             spark_stage(spec, "featurize", FEATURIZE, **FEATURIZING),
             python_stage(spec, stages.validate_features, outlets=[features_asset(spec.name)]),

@@ -17,6 +17,7 @@ from sightline.settings import Settings
 
 HOST = "127.0.0.1"
 USER = "admin"
+TASK_FAILURES = 4  # as on a cluster: a lost Python worker costs its Spark task, not the job
 POOLS = {"sightline_spark": 1, "sightline_flickr": 1}  # name: slots; `orchestration` says what for
 
 # Loaded once in the scheduler, from which the tasks are forked, instead of in every task. Others'
@@ -85,6 +86,7 @@ def airflow_environment(settings: Settings, port: int) -> dict[str, str]:
         if not name.startswith("AIRFLOW__")
         and name not in ("AIRFLOW_HOME", "AIRFLOW_CONFIG", "SPARK_HOME", "PYTHONHOME")
     }
+    spark = f"local[{_cores()},{TASK_FAILURES}]"
     programs = str(Path(sys.executable).parent)
     keys = json.loads(_secrets_file(airflow_places(settings)).read_text())
     options = {**_options(settings, port), **_secret_options(keys)}
@@ -94,7 +96,7 @@ def airflow_environment(settings: Settings, port: int) -> dict[str, str]:
         **_data_settings(settings),
         "AIRFLOW_HOME": str(airflow_places(settings).home),
         "AIRFLOW_CONN_SPARK_DEFAULT": json.dumps(
-            {"conn_type": "spark", "host": f"local[{_cores()}]", "extra": {"deploy-mode": "client"}}
+            {"conn_type": "spark", "host": spark, "extra": {"deploy-mode": "client"}}
         ),
         "PATH": os.pathsep.join([programs, os.environ.get("PATH", os.defpath)]),
         "PYSPARK_PYTHON": sys.executable,  # else Spark's workers start the system's python

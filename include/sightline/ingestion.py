@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 MOST_CHUNKS = 4_000
+LEAST_IMAGES = 64  # in a chunk, where there are fewer chunks than cores
 
 
 def list_images(spec: DatasetSpec, access: Access, task: TaskRun, record: Record) -> None:
@@ -78,6 +79,7 @@ def fetch_images(
     """Fetch and verify what the partition lists and we do not hold yet, chunk by committed chunk; then
     the images of older partitions that were rejected for what may have passed by now.
     """
+    spark.start_workers(session)  # they import while the driver looks for what is missing
     record.read(catalog.manifest)
     counts = Fetch(session, spec, catalog, task, task.partition).run()
     for partition in rejection.due_partitions(catalog, spec.fetch, task.partition):
@@ -161,7 +163,9 @@ class Fetch:
     def _chunks(self, work: "DataFrame", missing: int, folder: str) -> Iterable[str]:
         """URLs of files of work, a chunk each; those with bytes in them come as the source is read."""
         source = SOURCES[self.spec.source.type]
-        count = min(MOST_CHUNKS, math.ceil(missing / self.spec.limits.images_per_commit))
+        cores = self.session.sparkContext.defaultParallelism
+        count = math.ceil(missing / self.spec.limits.images_per_commit)
+        count = min(MOST_CHUNKS, max(count, min(cores, math.ceil(missing / LEAST_IMAGES))))
         if not isinstance(source, StreamedSource):
             return spark.write_files(work.repartition(count), folder)
         access = Access(self.catalog, self.partition)

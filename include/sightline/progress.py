@@ -9,6 +9,8 @@ import math
 import re
 import threading
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 log = logging.getLogger(__name__)
@@ -48,8 +50,33 @@ class Progress:
             self.done += images
             now = time.monotonic()
             if now - self._logged >= self.every_seconds or self.done >= self.total:
-                self._logged = now
-                log.info(format_line(self.stage, self.done, self.total, now - self._started))
+                self._tell(now)
+
+    @contextmanager
+    def following(self, count: Callable[[], int]) -> Iterator[None]:
+        """While in the block, tell every few seconds how many images `count` says are done."""
+        is_over = threading.Event()
+
+        def follow() -> None:
+            while not is_over.wait(self.every_seconds):
+                self.done = min(count(), self.total)
+                if self.done:
+                    self._tell(time.monotonic())
+
+        thread = threading.Thread(target=follow, daemon=True)
+        thread.start()
+        try:
+            yield
+            self.done = self.total
+        finally:
+            is_over.set()
+            thread.join()
+        if self.total:
+            self._tell(time.monotonic())
+
+    def _tell(self, now: float) -> None:
+        self._logged = now
+        log.info(format_line(self.stage, self.done, self.total, now - self._started))
 
 
 def format_line(stage: str, done: int, total: int, seconds: float) -> str:

@@ -32,6 +32,7 @@ Chunk = TypeVar("Chunk")
 # An encoded photo is 0.1-10 MB, so Spark's defaults of thousands of rows a batch would hold gigabytes.
 CONF = {
     "spark.sql.execution.arrow.maxRecordsPerBatch": "32",
+    "spark.sql.execution.arrow.maxBytesPerBatch": str(32 * 2**20),
     "spark.sql.parquet.columnarReaderBatchSize": "32",
     "spark.sql.parquet.filterPushdown": "true",
     "spark.hadoop.parquet.block.size": str(16 * 2**20),

@@ -101,6 +101,22 @@ def count_rows(table: Table, version: int | None = None, partition: str | None =
     return int(pc.sum(actions["num_records"]).as_py() or 0)
 
 
+def file_rows(table: Table, version: int | None = None) -> list[tuple[str, int]]:
+    """The files of a version with their numbers of rows, from the log alone."""
+    opened = open_table(table, version)
+    if opened is None:
+        return []
+    actions = pa.table(opened.get_add_actions(flatten=True))
+    counts = zip(actions["path"].to_pylist(), actions["num_records"].to_pylist(), strict=True)
+    rows = {file_name(unquote(path)): count for path, count in counts}
+    return [(url, rows[file_name(url)]) for url in _file_urls(opened, None)]
+
+
+def file_name(url: str) -> str:
+    """The last two parts of a path: they name a file of a table, however the rest is spelled."""
+    return "/".join(url.split("/")[-2:])
+
+
 def count_file_rows(urls: list[str]) -> int:
     """Rows of some Parquet files, from their footers."""
     return sum(pq.ParquetFile(stream).metadata.num_rows for stream in _streams(urls))
@@ -122,12 +138,16 @@ def read_batches(
 
 
 def held_values(
-    table: Table, column: str, values: list[str], but_partition: str | None = None
+    table: Table,
+    column: str,
+    values: list[str],
+    partition: str | None = None,
+    but_partition: str | None = None,
 ) -> set[str]:
-    """Which of these values a column of the table holds, leaving one partition out of account."""
+    """Which of these values a column of the table holds, in one partition or in all but one."""
     opened = open_table(table)
-    others = _slice(table, but_partition, "!=")
-    files = _file_urls(opened, others) if opened else []
+    searched = _slice(table, partition) or _slice(table, but_partition, "!=")
+    files = _file_urls(opened, searched) if opened else []
     if not files or not values:
         return set()
     ours = ds.field(column).isin(pa.array(values))
@@ -387,9 +407,9 @@ def _write_kept(table: Table, urls: list[str], keep: list[bool]) -> list[str]:
 
 def _discard(table: Table, urls: list[str]) -> None:
     """Delete files that the table does not count; a commit that seemed to fail may have gone through."""
-    counted = {tuple(url.split("/")[-2:]) for url in file_urls(table)}
+    counted = {file_name(url) for url in file_urls(table)}
     for url in urls:
-        if tuple(url.split("/")[-2:]) not in counted:
+        if file_name(url) not in counted:
             fs, path = storage.filesystem(url)
             fs.rm_file(path)
 
