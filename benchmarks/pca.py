@@ -66,7 +66,7 @@ def ours(features: "DataFrame", components: int) -> Found:
     shift = np.asarray(row["embedding"], dtype=np.float64)
     folder = tempfile.mkdtemp()
     try:
-        moments = reduction._sum_moments(features, shift, f"{folder}/moments")
+        moments = reduction.sum_features(features, shift, f"{folder}/moments")
     finally:
         shutil.rmtree(folder)
     pca = reduction.fit_pca(moments, shift, ReduceSpec(components=components))

@@ -28,6 +28,11 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 Array = np.ndarray[Any, Any]
 ROWS_AT_A_TIME = 64  # of a Gramian, 2 MB at 4,096 wide
+# Embeddings are small beside images: a Gramian of more rows at once costs the same memory traffic.
+BATCHES = {
+    "spark.sql.execution.arrow.maxRecordsPerBatch": 1024,
+    "spark.sql.parquet.columnarReaderBatchSize": 1024,
+}
 MOMENTS = pa.schema(
     [
         ("index", pa.int32()),  # the Gramian's row; -1: the sums
@@ -65,7 +70,7 @@ def reduce_features(
     shift = _first_embedding(train, spec)
     folder = storage.join(catalog.staging, f"reduce-{uuid.uuid4().hex}")
     try:
-        moments = _sum_moments(train, shift, folder)
+        moments = sum_features(train, shift, folder)
     finally:
         storage.remove_tree(folder)
     pca = fit_pca(moments, shift, spec.reduce)
@@ -153,9 +158,9 @@ def _first_embedding(train: "DataFrame", spec: DatasetSpec) -> Array:
     return np.asarray(row["embedding"], dtype=np.float64)
 
 
-def _sum_moments(train: "DataFrame", shift: Array, folder: str) -> Moments:
-    """The workers write their moments into a folder, row by row: a whole Gramian at 4,096 wide is more than
-    the driver's JVM takes in one piece.
+def sum_features(train: "DataFrame", shift: Array, folder: str) -> Moments:
+    """Moments of a column of embeddings. The workers write theirs into a folder, row by row: a whole
+    Gramian at 4,096 wide is more than the driver's JVM takes in one piece.
     """
     from pyspark.sql.pandas.types import from_arrow_schema
 
@@ -163,6 +168,8 @@ def _sum_moments(train: "DataFrame", shift: Array, folder: str) -> Moments:
         part = sum_moments((_matrix(batch["embedding"]) for batch in batches if len(batch)), shift)
         yield from to_rows(part)
 
+    for name, value in BATCHES.items():
+        train.sparkSession.conf.set(name, value)
     # One file for each of Spark's partitions.
     parts = train.coalesce(train.sparkSession.sparkContext.defaultParallelism)
     urls = spark.write_files(parts.mapInArrow(sum_part, from_arrow_schema(MOMENTS)), folder)
