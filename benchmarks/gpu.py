@@ -9,9 +9,13 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import pyarrow as pa
+
 from benchmarks import measuring, photos
 from benchmarks.measuring import median
-from sightline import backbones, featurization
+from sightline import backbones
+from sightline.backbones.inference import Network
+from sightline.backbones.worker import ahead, prepared
 from sightline.config import BackboneSpec
 
 BACKBONES = ("resnet18", "inception_v3", "vgg16", "efficientnet_b6")
@@ -21,11 +25,13 @@ FORWARD_BATCHES = 30
 
 def describe(name: str, contents: list[bytes], rounds: int) -> dict[str, Any]:
     """A backbone's two figures as a row."""
-    backbone = backbones.load_backbone(BackboneSpec(name=name, weights="random"))
+    spec = BackboneSpec(name=name, weights="random")
+    backbone = backbones.load_backbone(spec)
+    network = Network(backbone.module, backbone.preprocessing, "bf16", "cuda")
 
     def end_to_end() -> None:
-        for batch in in_batches(contents):
-            featurization.embed(backbone, batch, [0] * len(batch))
+        for _, pictures in ahead(prepared(in_batches(contents), spec, network)):
+            network.embed(pictures)
 
     forward = forward_only(name)
     peak = peak_bytes(forward)
@@ -39,10 +45,12 @@ def describe(name: str, contents: list[bytes], rounds: int) -> dict[str, Any]:
     }
 
 
-def in_batches(contents: list[bytes]) -> Iterator[list[bytes]]:
-    """Batches of the photos."""
+def in_batches(contents: list[bytes]) -> Iterator[pa.RecordBatch]:
+    """Batches of the photos as Spark hands them to a worker."""
     for start in range(0, len(contents), BATCH_SIZE):
-        yield contents[start : start + BATCH_SIZE]
+        some = contents[start : start + BATCH_SIZE]
+        names = [str(start + number) for number in range(len(some))]
+        yield pa.record_batch({"image_id": names, "content": some, "rotation": [0] * len(some)})
 
 
 def forward_only(name: str) -> Callable[[], None]:
@@ -51,7 +59,7 @@ def forward_only(name: str) -> Callable[[], None]:
     from PIL import Image
 
     backbone = backbones.load_backbone(BackboneSpec(name=name, weights="random"))
-    picture = backbone.transform(Image.new("RGB", (1024, 768)))
+    picture = backbone.preprocessing.transform(Image.new("RGB", (1024, 768)))
     module = backbone.module.to("cuda", torch.bfloat16)
     batch = torch.stack([picture] * BATCH_SIZE).to("cuda", torch.bfloat16)
     batch = batch.contiguous(memory_format=torch.channels_last)

@@ -15,9 +15,10 @@ from benchmarks.measuring import HOME, Run, run
 from sightline.spark import submit_conf
 
 DATASET = "many"
-TORCH_WORKERS = {
-    "spark.python.daemon.module": "sightline.worker_daemon"
-}  # as dags/ingest.py has it
+DAEMONS = {  # as dags/ingest.py has them
+    "fetch_images": "sightline.fetch_daemon",
+    "featurize": "sightline.worker_daemon",
+}
 SPARK_SUBMIT = Path(sys.executable).with_name("spark-submit")
 
 
@@ -92,7 +93,7 @@ class Workplace:
 
     def submit(self, task: str, partition: str = "all") -> JobRun:
         """A Spark job: fetch_images or featurize."""
-        conf = submit_conf() | (TORCH_WORKERS if task == "featurize" else {})
+        conf = submit_conf() | {"spark.python.daemon.module": DAEMONS[task]}
         command = [
             SPARK_SUBMIT,
             "--master",

@@ -3,4 +3,4 @@
 from sightline import featurization, jobs
 
 if __name__ == "__main__":
-    jobs.run("featurize", featurization.featurize)
+    jobs.run("featurize", featurization.featurize, featurization.import_torch)

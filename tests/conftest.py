@@ -52,7 +52,7 @@ def own_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture(scope="session")
 def spark() -> Iterator["SparkSession"]:
     """One real local Spark for the whole suite."""
-    os.environ["SIGHTLINE_SPARK_MASTER"] = "local[2]"
+    os.environ["SIGHTLINE_SPARK_MASTER"] = "local[2,4]"  # a lost worker costs no job
     os.environ["PYSPARK_PYTHON"] = sys.executable
     from sightline.spark import start_session
 

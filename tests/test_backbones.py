@@ -8,7 +8,9 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -39,7 +41,7 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-def spec_of(name: str, chosen: str = "random", **more: int) -> BackboneSpec:
+def spec_of(name: str, chosen: str = "random", **more: Any) -> BackboneSpec:
     return BackboneSpec(name=name, weights=chosen, **more)
 
 
@@ -53,7 +55,9 @@ def pictures(count: int = 3, side: int = 96, seed: int = 0) -> list[Image.Image]
 
 def features(backbone: Backbone, shown: list[Image.Image]) -> torch.Tensor:
     with torch.inference_mode():
-        return backbone.module(torch.stack([backbone.transform(picture) for picture in shown]))
+        return backbone.module(
+            torch.stack([backbone.preprocessing.transform(picture) for picture in shown])
+        )
 
 
 def cosines(ours: torch.Tensor, theirs: torch.Tensor) -> torch.Tensor:
@@ -102,27 +106,29 @@ def test_random_weights_follow_the_seed_and_leave_the_global_state_alone() -> No
         backbones.load_backbone(spec_of(TINY, seed=seed, image_size=64)) for seed in (1, 1, 2)
     )
     assert torch.equal(torch.rand(3), expected)
-    assert one.backbone_id == again.backbone_id != other.backbone_id
+    assert one.identity("fp32") == again.identity("fp32") != other.identity("fp32")
     assert torch.equal(features(one, pictures()), features(again, pictures()))
     assert cosines(features(one, pictures()), features(other, pictures())).max() < 0.9
 
 
 def test_the_id_names_the_network_and_changes_with_the_preprocessing() -> None:
     large, small = (backbones.load_backbone(spec_of(TINY, image_size=size)) for size in (96, 64))
-    assert large.backbone_id.startswith("mobilenet_v3_small-random0-")
-    assert large.backbone_id != small.backbone_id
-    assert small.transform(pictures(1)[0]).shape == (3, 64, 64)
+    assert large.identity("fp32").startswith("mobilenet_v3_small-random0-")
+    scaled = backbones.load_backbone(spec_of(TINY, image_size=64, decode="scaled"))
+    ids = [one.identity("fp32") for one in (large, small, scaled)] + [small.identity("bf16")]
+    assert len(set(ids)) == 4
+    assert small.preprocessing.transform(pictures(1)[0]).shape == (3, 64, 64)
 
 
 def test_the_id_is_the_same_in_another_process() -> None:
     program = (
         "from sightline.backbones import load_backbone; from sightline.config import BackboneSpec;"
-        f"print(load_backbone(BackboneSpec(name={TINY!r}, weights='random', seed=3)).backbone_id)"
+        f"print(load_backbone(BackboneSpec(name={TINY!r}, weights='random', seed=3)).identity('fp32'))"
     )
     done = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=120
     )
-    assert done.stdout.strip() == backbones.load_backbone(spec_of(TINY, seed=3)).backbone_id
+    assert done.stdout.strip() == backbones.load_backbone(spec_of(TINY, seed=3)).identity("fp32")
 
 
 @pytest.mark.parametrize("name", [TINY, "mnasnet0_5", "googlenet", "vit_b_32", TINY_TIMM])
@@ -131,9 +137,10 @@ def test_a_worker_unpacks_the_very_same_backbone(name: str) -> None:
     packed = backbones.load_backbone(spec)
     # The worker's own random weights must not show through, so it is given another seed.
     other = spec.model_copy(update={"seed": 9})
-    unpacked = backbones.unpack_backbone(other, packed.backbone_id, backbones.pack_weights(packed))
-    assert (unpacked.backbone_id, unpacked.dim) == (packed.backbone_id, packed.dim)
+    module, preprocessing = backbones.unpack_backbone(other, backbones.pack_weights(packed))
+    unpacked = replace(packed, module=module, preprocessing=preprocessing)
     assert torch.equal(features(unpacked, pictures()), features(packed, pictures()))
+    assert preprocessing.geometry == packed.preprocessing.geometry is not None
 
 
 def test_a_fixed_size_network_is_built_for_the_image_size_of_the_dataset_file() -> None:
@@ -153,7 +160,7 @@ def test_an_image_size_that_the_network_cannot_work_on_is_refused() -> None:
 def test_timm_networks_work_and_unknown_ones_are_refused() -> None:
     backbone = backbones.load_backbone(spec_of("timm/mobilenetv3_small_050", image_size=64))
     assert features(backbone, pictures()).shape == (3, backbone.dim) == (3, 1024)
-    assert backbone.backbone_id.startswith("timm.mobilenetv3_small_050-random0-")
+    assert backbone.identity("fp32").startswith("timm.mobilenetv3_small_050-random0-")
     with pytest.raises(ConfigError, match="'timm/mobilenetv3_smal'; timm knows mobilenetv3_small"):
         backbones.load_backbone(spec_of("timm/mobilenetv3_smal"))
     with pytest.raises(ConfigError, match="'timm/nothing_like_it'; see timm.list_models"):
@@ -182,10 +189,10 @@ def test_weights_are_loaded_from_a_file(tmp_path: Path, name: str, suffix: str) 
     assert all(torch.equal(value, trained.state_dict()[key]) for key, value in state.items())
     assert len(state) >= 0.7 * len(trained.state_dict())
     assert not any(key.startswith("aux") for key in state)  # heads for training only
-    assert "-it_s_trained-" in backbone.backbone_id  # it names a folder and stands in SQL
-    worker = backbones.unpack_backbone(
-        spec_of(name, str(path), image_size=64), "same", backbones.pack_weights(backbone)
-    )
+    assert "-it_s_trained-" in backbone.identity("fp32")  # it names a folder and stands in SQL
+    spec = spec_of(name, str(path), image_size=64)
+    module, _ = backbones.unpack_backbone(spec, backbones.pack_weights(backbone))
+    worker = replace(backbone, module=module)
     assert torch.equal(features(worker, pictures()), features(backbone, pictures()))
 
 
@@ -196,7 +203,7 @@ def test_the_id_changes_with_the_weights(tmp_path: Path) -> None:
         (tmp_path / name).mkdir()
         path = tmp_path / name / "weights.pth"
         torch.save({"state_dict": network.state_dict()}, path)
-        ids += [backbones.load_backbone(spec_of(TINY, str(path))).backbone_id]
+        ids += [backbones.load_backbone(spec_of(TINY, str(path))).identity("fp32")]
         with torch.no_grad():
             network.features[0][0].weight[0, 0, 0, 0] += 1e-6
     assert ids[0] != ids[1]
@@ -302,7 +309,7 @@ def test_inception_takes_its_input_as_torchvision_does_with_trained_weights(tmp_
     theirs.load_state_dict(network.state_dict())
     theirs.fc = nn.Identity()
     ours = backbones.load_backbone(spec_of("inception_v3", str(path), image_size=128))
-    batch = torch.stack([ours.transform(picture) for picture in pictures(2)])
+    batch = torch.stack([ours.preprocessing.transform(picture) for picture in pictures(2)])
     with torch.inference_mode():
         expected = theirs(batch)
         assert cosines(ours.module(batch), expected).min() > 0.99999

@@ -104,7 +104,7 @@ KEYS = "backbone, description, fetch, limits, reduce, schedule, source, split, t
         (f"{FOLDER}backbone: {{name: zzz}}",
          "pets.yaml: backbone.name: unknown backbone 'zzz'."),
         (f"{FOLDER}backbone: {{nam: vgg16}}", "pets.yaml: unknown key 'backbone.nam'; "
-         "did you mean 'name'? Known: image_size, name, seed, weights."),
+         "did you mean 'name'? Known: decode, image_size, name, precision, seed, weights."),
         (f"{FOLDER}backbone: {{image_size: 3}}", "pets.yaml: backbone.image_size: input should "
          "be greater than or equal to 16, but is 3."),
         (f"{FOLDER}reduce: {{}}",

@@ -13,16 +13,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import psutil
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image
 
-from sightline import ledger, tables
+from sightline import featurization, ledger, tables
 from sightline.backbones import Backbone, load_backbone
+from sightline.backbones.inference import Network
+from sightline.backbones.worker import prepare_picture
 from sightline.catalog import Catalog
 from sightline.config import BackboneSpec, DatasetSpec
-from sightline.featurization import counts_if_done, embed, featurize
+from sightline.featurization import counts_if_done, featurize
 from sightline.ledger import Record
+from sightline.tables import Writer
 from tests.conftest import (
     catalog_of,
     image_row,
@@ -40,8 +46,9 @@ HOME = Path(__file__).parents[1]
 DEADLINE_SECONDS = 120
 DATASET = """
 source: {type: folder, path: photos}
-backbone: {name: resnet18, weights: random, image_size: 32}
+backbone: {name: resnet18, weights: random, image_size: 32, precision: fp32}
 """
+SPEC = BackboneSpec(name="resnet18", weights="random", image_size=32, precision="fp32")
 Array = np.ndarray[Any, Any]
 
 
@@ -59,7 +66,7 @@ def catalog(spec: DatasetSpec) -> Catalog:
 def backbone() -> Iterator[Backbone]:
     before = torch.get_num_threads()
     torch.set_num_threads(1)
-    yield load_backbone(BackboneSpec(name="resnet18", weights="random", image_size=32))
+    yield load_backbone(SPEC)
     torch.set_num_threads(before)
 
 
@@ -88,9 +95,11 @@ def stored(catalog: Catalog, backbone_id: str) -> dict[str, Array]:
 
 
 def expected(backbone: Backbone, rows: list[dict[str, Any]]) -> dict[str, Array]:
-    embeddings = embed(
-        backbone, [row["content"] for row in rows], [row["rotation"] for row in rows]
-    )
+    pictures = [
+        prepare_picture(SPEC, backbone.preprocessing, row["content"], row["rotation"])
+        for row in rows
+    ]
+    embeddings = Network(backbone.module, backbone.preprocessing, "fp32").embed(pictures)
     return {row["image_id"]: one for row, one in zip(rows, embeddings, strict=True)}
 
 
@@ -123,11 +132,38 @@ def test_spark_gives_what_the_network_gives_whatever_the_files_and_batches(
         "known": 0,
         "featurized": 44,
         "backbone": spec.backbone.model_dump(mode="json"),
-        "backbone_id": backbone.backbone_id,
+        "backbone_id": backbone.identity("fp32"),
         "dim": 512,
     }
     assert [table["name"] for table in record.inputs + record.outputs] == ["images", "features"]
-    assert_same(stored(catalog, backbone.backbone_id), expected(backbone, rows))
+    assert_same(stored(catalog, backbone.identity("fp32")), expected(backbone, rows))
+
+
+@pytest.mark.parametrize("part_bytes", [1, 4_000, 2**30])
+def test_a_file_of_many_row_groups_is_featurized_whole_and_only_what_is_missing(
+    spark: "SparkSession",
+    spec: DatasetSpec,
+    catalog: Catalog,
+    backbone: Backbone,
+    part_bytes: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(featurization, "PART_BYTES", part_bytes)
+    rows = photos(11)
+    folder = Path(tables.new_folder(catalog.images))
+    folder.mkdir(parents=True)
+    table = pa.Table.from_pylist(rows, schema=catalog.images.schema)
+    pq.write_table(table, folder / "part.parquet", row_group_size=3)
+    tables.append_new(catalog.images, [str(folder / "part.parquet")], "all", Writer("tests"))
+    known = expected(backbone, rows[2:5])
+    held = [
+        {"image_id": image_id, "backbone_id": backbone.identity("fp32"), "embedding": embedding}
+        for image_id, embedding in known.items()
+    ]
+    store_rows(catalog.features, held, backbone.identity("fp32"))
+    record = run(spark, spec, catalog)
+    assert (record.counts["known"], record.counts["featurized"]) == (3, 8)
+    assert_same(stored(catalog, backbone.identity("fp32")), expected(backbone, rows))
 
 
 def test_any_batch_size_gives_the_same_embeddings(backbone: Backbone) -> None:
@@ -153,7 +189,7 @@ def test_a_second_run_does_nothing_and_new_images_alone_are_featurized(
     store_rows(catalog.images, rows[6:])
     more = run(spark, spec, catalog, "run-3")
     assert (more.counts["known"], more.counts["featurized"]) == (6, 3)
-    assert_same(stored(catalog, backbone.backbone_id), expected(backbone, rows))
+    assert_same(stored(catalog, backbone.identity("fp32")), expected(backbone, rows))
 
 
 def test_another_backbone_adds_its_own_rows_and_leaves_the_first(
@@ -162,12 +198,12 @@ def test_another_backbone_adds_its_own_rows_and_leaves_the_first(
     rows = photos(3)
     store_rows(catalog.images, rows)
     run(spark, spec, catalog)
-    narrower = BackboneSpec(name="squeezenet1_1", weights="random", image_size=32)
+    narrower = SPEC.model_copy(update={"name": "squeezenet1_1"})
     other = load_backbone(narrower)
     record = run(spark, spec.model_copy(update={"backbone": narrower}), catalog, "run-2")
     assert (record.counts["known"], record.counts["featurized"]) == (0, 3)
-    assert_same(stored(catalog, backbone.backbone_id), expected(backbone, rows))
-    assert_same(stored(catalog, other.backbone_id), expected(other, rows))
+    assert_same(stored(catalog, backbone.identity("fp32")), expected(backbone, rows))
+    assert_same(stored(catalog, other.identity("fp32")), expected(other, rows))
 
 
 def test_no_images_give_no_features(
@@ -186,7 +222,7 @@ def test_two_runs_at_once_leave_each_image_once(
     with ThreadPoolExecutor(2) as pool:
         futures = [pool.submit(run, spark, spec, catalog, f"run-{number}") for number in (1, 2)]
         assert all(future.result(DEADLINE_SECONDS).counts["images"] == 12 for future in futures)
-    assert_same(stored(catalog, backbone.backbone_id), expected(backbone, rows))
+    assert_same(stored(catalog, backbone.identity("fp32")), expected(backbone, rows))
 
 
 def odd_pictures() -> dict[str, bytes]:
@@ -219,7 +255,7 @@ def test_odd_pictures_are_featurized_as_what_a_person_sees(
     by_source = image_row(encoded(declared, "PNG", exif=Image.Exif()), "source", rotation=-90)
     store_rows(catalog.images, [*rows.values(), by_source])
     run(spark, spec, catalog)
-    found = stored(catalog, backbone.backbone_id)
+    found = stored(catalog, backbone.identity("fp32"))
     assert {row["mode"] for row in rows.values()} == {"RGB", "CMYK", "P", "RGBA", "L", "I;16"}
     seen = {name: found[row["image_id"]] for name, row in rows.items()}
     assert np.abs(seen["exif"] - seen["upright"]).max() < 1e-5
@@ -231,37 +267,77 @@ def test_odd_pictures_are_featurized_as_what_a_person_sees(
     assert cosine(seen["grey"], seen["upright"]) < 0.9999
 
 
+@pytest.mark.parametrize("kills", [1, pytest.param(3, marks=pytest.mark.nightly)])
 def test_a_killed_run_is_finished_by_the_next_and_nothing_is_done_again(
-    spark: "SparkSession", spec: DatasetSpec, catalog: Catalog, backbone: Backbone
+    kills: int, spark: "SparkSession", spec: DatasetSpec, catalog: Catalog, backbone: Backbone
 ) -> None:
-    rows = photos(40)
-    for start in range(0, 40, 2):
+    rows = photos(60)
+    for start in range(0, 60, 2):
         store_rows(catalog.images, rows[start : start + 2])
-    command = [sys.executable, str(HOME / "spark_jobs" / "featurize.py"), spec.name]
-    environment = {**os.environ, "SIGHTLINE_SPARK_MASTER": "local[1]"}
-    with subprocess.Popen(
-        command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    ) as driver:  # fmt: skip
-        wait_for_rows(catalog, driver)
-        os.killpg(driver.pid, signal.SIGKILL)
+    finished = 0
+    for _ in range(kills):
+        command = [sys.executable, str(HOME / "spark_jobs" / "featurize.py"), spec.name]
+        environment = {**os.environ, "SIGHTLINE_SPARK_MASTER": "local[1,4]"}
+        with subprocess.Popen(
+            command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        ) as driver:  # fmt: skip
+            wait_for_more_rows(catalog, finished, driver)
+            os.killpg(driver.pid, signal.SIGKILL)
+        assert finished < tables.count_rows(catalog.features) < 60
+        finished = tables.count_rows(catalog.features)
     version = tables.current_version(catalog.features)
-    finished = tables.count_rows(catalog.features)
     record = run(spark, spec, catalog, "run-2")
-    assert 0 < finished < 40
-    assert (record.counts["known"], record.counts["featurized"]) == (finished, 40 - finished)
-    chunks = (40 - finished) // 2
+    assert (record.counts["known"], record.counts["featurized"]) == (finished, 60 - finished)
+    chunks = (60 - finished) // 2
     assert tables.current_version(catalog.features) == (version or 0) + chunks
-    assert_same(stored(catalog, backbone.backbone_id), expected(backbone, rows))
+    assert_same(stored(catalog, backbone.identity("fp32")), expected(backbone, rows))
 
 
-def wait_for_rows(catalog: Catalog, driver: "subprocess.Popen[bytes]") -> None:
+def wait_for_more_rows(catalog: Catalog, before: int, driver: "subprocess.Popen[bytes]") -> None:
     """Until the driver's first commit."""
     deadline = time.monotonic() + DEADLINE_SECONDS
-    while not tables.count_rows(catalog.features):
+    while tables.count_rows(catalog.features) <= before:
         assert time.monotonic() < deadline
         with suppress(subprocess.TimeoutExpired):
             pytest.fail(f"the driver ended by itself with {driver.wait(0.1)}")
+
+
+def test_killed_python_workers_cost_their_tasks_and_no_image(
+    spark: "SparkSession", spec: DatasetSpec, catalog: Catalog, backbone: Backbone
+) -> None:
+    rows = photos(60)
+    for start in range(0, 60, 2):
+        store_rows(catalog.images, rows[start : start + 2])
+    killed = set[int]()
+    with ThreadPoolExecutor(1) as pool:
+        running = pool.submit(run, spark, spec, catalog)
+        finished = 0
+        for _ in range(2):
+            while not running.done() and tables.count_rows(catalog.features) <= finished:
+                time.sleep(0.01)
+            finished = tables.count_rows(catalog.features)
+            for worker in python_workers():
+                worker.kill()
+                killed.add(worker.pid)
+        record = running.result(DEADLINE_SECONDS)
+    assert len(killed) >= 2
+    assert 0 < finished < 60
+    assert record.counts["featurized"] == 60
+    assert_same(stored(catalog, backbone.identity("fp32")), expected(backbone, rows))
+
+
+def python_workers() -> list[psutil.Process]:
+    """The workers of the suite's Spark: children of its Python daemon, which is a child of its JVM."""
+    below = psutil.Process().children(recursive=True)
+    daemons = {one.pid for one in below if is_python(one) and not is_python(one.parent())}
+    return [one for one in below if is_python(one) and one.ppid() in daemons]
+
+
+def is_python(process: psutil.Process | None) -> bool:
+    with suppress(psutil.Error):
+        return process is not None and "pyspark.daemon" in process.cmdline()
+    return False
 
 
 def test_no_spark_is_needed_where_every_image_has_its_features(
@@ -286,6 +362,6 @@ def test_no_spark_is_needed_where_every_image_has_its_features(
     store_rows(catalog.features, features[2:], "net-1")
     expected = {"images": 3, "known": 3, "featurized": 0, "dim": 1}
     assert ask().items() >= expected.items()
-    assert ask(write_dataset(own_places, "other", DATASET.replace("32", "64"))) is None
+    assert ask(write_dataset(own_places, "other", DATASET.replace("size: 32", "size: 64"))) is None
     weights = DATASET.replace("random", "models/net.pth")
     assert ask(write_dataset(own_places, "file", weights)) is None

@@ -22,6 +22,8 @@ class BackboneSpec(Section):
     """The pretrained network: a torchvision classification model or timm/<name>.
 
     weights: `default`, a name from torchvision such as IMAGENET1K_V1, a file, or `random` (with seed).
+    precision: `auto` is bf16 where the hardware has it and a self-check agrees with fp32.
+    decode: `scaled` decodes JPEGs at a fraction of their size, faster and less exact.
     """
 
     name: str = "resnet18"
@@ -30,6 +32,8 @@ class BackboneSpec(Section):
     image_size: int | None = Field(
         None, ge=16, le=2048
     )  # pixels; default: what the weights require
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    decode: Literal["full", "scaled"] = "full"
 
     @field_validator("name")
     @classmethod

@@ -1,17 +1,19 @@
 """Images to embeddings on Spark, never twice: what the features table holds for this backbone is left.
 
-Only encoded bytes cross from the JVM to the workers, in small batches; each worker decodes, transforms
-and infers a batch at a time. A chunk is a file of the images table and commits by itself.
+A chunk is a file of the images table and commits by itself; its row groups are featurized side by side
+by Spark's workers, which read the encoded images themselves (backbones/worker.py is their side).
 """
 
 import logging
-from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import pyarrow as pa
+import pyarrow.parquet as pq
 
-from sightline import backbones, images, ledger, spark, tables
+from sightline import backbones, ledger, spark, storage, tables
+from sightline.backbones import Backbone
+from sightline.backbones.inference import LEAST_COSINE, agreement, has_bf16
+from sightline.backbones.worker import COLUMNS, Part, Work, embed_parts, prepare_picture
 from sightline.catalog import Catalog
 from sightline.config import BackboneSpec, DatasetSpec
 from sightline.ledger import Record, TaskRun
@@ -19,14 +21,22 @@ from sightline.progress import Progress
 from sightline.schemas import FEATURES, IMAGES
 
 if TYPE_CHECKING:
-    from pyspark.core.broadcast import Broadcast
     from pyspark.sql import SparkSession
-
-    from sightline.backbones import Backbone
 
 log = logging.getLogger(__name__)
 
-COLUMNS = ("image_id", "content", "rotation")
+CHECKED_IMAGES = 16  # by which bf16 is compared with fp32
+LONG_IMAGES = 10_000  # a core, from which on half a minute of compiling pays for a ResNet-18
+PART_BYTES = 32 * 2**20  # of encoded images for a Spark task
+
+
+@dataclass(frozen=True)
+class Pending:
+    """A file of the images table with images that have no features yet."""
+
+    url: str
+    missing: int
+    is_whole: bool  # none of its images has any
 
 
 def featurize(
@@ -39,28 +49,39 @@ def featurize(
     backbone = backbones.load_backbone(spec.backbone)
     version = tables.current_version(catalog.images)  # another partition's ingest may add images
     held = tables.count_rows(catalog.images, version)
-    pending = _pending(session, catalog, version, backbone.backbone_id)
-    missing = sum(rows for _, rows in pending)
+    precision = choose_precision(spec.backbone, backbone, catalog, version)
+    backbone_id = backbone.identity(precision)
+    pending = _pending(session, catalog, version, backbone_id)
+    missing = sum(one.missing for one in pending)
     log.info("featurize: %d images held, %d known already, %d to featurize with %s",
-             held, held - missing, missing, backbone.backbone_id)  # fmt: skip
-    progress = Progress("featurize", missing)
-    weights = session.sparkContext.broadcast(backbones.pack_weights(backbone) if missing else b"")
-    work = featurize_batches(spec.backbone, backbone.backbone_id, weights)
-
-    def featurize_chunk(chunk: tuple[str, int]) -> None:
-        _featurize_chunk(session, catalog, task, backbone.backbone_id, chunk[0], work)
-        progress.add(chunk[1])
-
-    spark.run_chunks(session, pending, featurize_chunk)
+             held, held - missing, missing, backbone_id)  # fmt: skip
+    context = session.sparkContext
+    work = Work(
+        spec.backbone,
+        backbone_id,
+        precision,
+        context.broadcast(backbones.pack_weights(backbone) if missing else b""),
+        missing >= LONG_IMAGES * context.defaultParallelism,
+        context.accumulator(0),
+    )
+    with Progress("featurize", missing).following(lambda: work.done.value):
+        spark.run_chunks(
+            session, pending, lambda chunk: _featurize_chunk(session, catalog, task, work, chunk)
+        )
     record.counts = {
         "images": held,
         "known": held - missing,
         "featurized": missing,
         "backbone": spec.backbone.model_dump(mode="json"),
-        "backbone_id": backbone.backbone_id,
+        "backbone_id": backbone_id,
         "dim": backbone.dim,
     }
     record.wrote(catalog.features)
+
+
+def import_torch() -> None:
+    """Takes seconds, in which Spark can start."""
+    import torchvision.transforms.v2.functional  # noqa: F401
 
 
 def counts_if_done(spec: DatasetSpec, catalog: Catalog, dag_id: str) -> dict[str, Any] | None:
@@ -79,105 +100,112 @@ def counts_if_done(spec: DatasetSpec, catalog: Catalog, dag_id: str) -> dict[str
     return {**counts, "images": held, "known": held, "featurized": 0}
 
 
+def choose_precision(
+    spec: BackboneSpec, backbone: Backbone, catalog: Catalog, version: int | None
+) -> str:
+    """fp32 or bf16 for `auto`: that of the features held already, whatever this hardware; else bf16
+    where the hardware has it and agrees with fp32 on the first images.
+    """
+    if spec.precision != "auto":
+        return spec.precision
+    held = {
+        precision: tables.count_rows(catalog.features, partition=backbone.identity(precision))
+        for precision in ("bf16", "fp32")
+    }
+    if any(held.values()):
+        return max(held, key=held.__getitem__)
+    if not has_bf16():
+        return "fp32"
+    pictures = [
+        prepare_picture(spec, backbone.preprocessing, row["content"], row["rotation"])
+        for row in _first_images(catalog, version)
+    ]
+    if not pictures:
+        return "fp32"
+    cosine = agreement(backbone.module, backbone.preprocessing, pictures)
+    agrees = cosine >= LEAST_COSINE
+    log.info("featurize: bf16 against fp32 on %d images: least cosine %.5f, %s",
+             len(pictures), cosine, "agrees" if agrees else f"below {LEAST_COSINE}: fp32 it is")  # fmt: skip
+    return "bf16" if agrees else "fp32"
+
+
+def _first_images(catalog: Catalog, version: int | None) -> list[dict[str, Any]]:
+    for url in tables.file_urls(catalog.images, version)[:1]:
+        fs, path = storage.filesystem(url)
+        with fs.open(path, "rb") as stream:
+            batches = pq.ParquetFile(stream).iter_batches(CHECKED_IMAGES, columns=list(COLUMNS))
+            return list(next(batches).to_pylist())
+    return []
+
+
 def _pending(
     session: "SparkSession", catalog: Catalog, version: int | None, backbone_id: str
-) -> list[tuple[str, int]]:
+) -> list[Pending]:
     """Files of the images table that hold images without an embedding, and how many."""
+    from pyspark.sql import functions
+
     files = tables.file_urls(catalog.images, version)
-    if not files:
-        return []
-    by_name = {_file_name(url): url for url in files}
+    known_files = _feature_files(catalog, backbone_id)
+    if not known_files:
+        return [Pending(url, rows, True) for url, rows in tables.file_rows(catalog.images, version)]
+    by_name = {tables.file_name(url): url for url in files}
     held = spark.read_files(session, files, IMAGES).select("image_id", "_metadata.file_path")
-    known = spark.read_files(session, _feature_files(catalog, backbone_id), FEATURES)
-    pending = held.join(known.select("image_id"), "image_id", "left_anti")
-    rows = pending.groupBy("file_path").count().collect()
-    return sorted((by_name[_file_name(row["file_path"])], row["count"]) for row in rows)
+    known = spark.read_files(session, known_files, FEATURES).select("image_id", "backbone_id")
+    missing = functions.count_if(functions.col("backbone_id").isNull())
+    found = (
+        held.join(known, "image_id", "left")
+        .groupBy("file_path")
+        .agg(missing.alias("missing"), functions.count("*").alias("rows"))
+        .where("missing > 0")
+        .collect()
+    )
+    return sorted(
+        (
+            Pending(
+                by_name[tables.file_name(row["file_path"])],
+                row["missing"],
+                row["missing"] == row["rows"],
+            )
+            for row in found
+        ),
+        key=lambda one: one.url,
+    )
 
 
 def _featurize_chunk(
-    session: "SparkSession",
-    catalog: Catalog,
-    task: TaskRun,
-    backbone_id: str,
-    url: str,
-    work: Callable[[Iterable[pa.RecordBatch]], Iterator[pa.RecordBatch]],
+    session: "SparkSession", catalog: Catalog, task: TaskRun, work: Work, chunk: Pending
 ) -> None:
-    from pyspark.sql import functions
     from pyspark.sql.pandas.types import from_arrow_schema
 
-    held = spark.read_files(session, [url], IMAGES).select(*COLUMNS)
-    known = spark.read_files(session, _feature_files(catalog, backbone_id), FEATURES)
-    ids = held.select("image_id").join(known.select("image_id"), "image_id", "left_anti")
-    chunk = held.join(functions.broadcast(ids), "image_id", "left_semi")
-    features = chunk.mapInArrow(work, from_arrow_schema(FEATURES))
+    parts = _parts(catalog, work.backbone_id, chunk)
+    numbers = session.range(len(parts), numPartitions=len(parts))
+    features = numbers.mapInArrow(embed_parts(work, parts), from_arrow_schema(FEATURES))
     urls = spark.write_files(features, tables.new_folder(catalog.features))
-    tables.append_new(catalog.features, urls, backbone_id, task.writer)
+    tables.append_new(catalog.features, urls, work.backbone_id, task.writer)
 
 
-def featurize_batches(
-    spec: BackboneSpec, backbone_id: str, weights: "Broadcast[bytes]"
-) -> Callable[[Iterable[pa.RecordBatch]], Iterator[pa.RecordBatch]]:
-    """The worker's function: batches of (image_id, content, rotation) in, of embeddings out."""
-
-    def work(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        backbone = _worker_backbone(spec, backbone_id, weights)
-        for batch in batches:
-            if batch.num_rows:
-                embeddings = embed(
-                    backbone, batch["content"].to_pylist(), batch["rotation"].to_pylist()
-                )
-                yield feature_batch(batch["image_id"], backbone_id, embeddings)
-
-    return work
-
-
-def embed(
-    backbone: "Backbone", contents: list[bytes], rotations: list[int]
-) -> np.ndarray[Any, Any]:
-    """Embeddings, float32 (n, dim), of n encoded images."""
-    import torch
-
-    pictures = [
-        backbone.transform(images.decode(content, rotation))
-        for content, rotation in zip(contents, rotations, strict=True)
-    ]
-    with torch.inference_mode():
-        batch = torch.stack(pictures).contiguous(memory_format=torch.channels_last)
-        embeddings: np.ndarray[Any, Any] = backbone.module(batch).flatten(1).numpy()
-    return embeddings
+def _parts(catalog: Catalog, backbone_id: str, chunk: Pending) -> list[Part]:
+    """A file's row groups, some together: several parts a core, so that none waits for the last."""
+    fs, path = storage.filesystem(chunk.url)
+    with fs.open(path, "rb") as stream:
+        file = pq.ParquetFile(stream)
+        sizes = [file.metadata.row_group(n).total_byte_size for n in range(file.num_row_groups)]
+        missing = None if chunk.is_whole else _missing(catalog, backbone_id, file)
+    parts, some, size_bytes = list[Part](), list[int](), 0
+    for number, size in enumerate(sizes):
+        if some and size_bytes + size > PART_BYTES:
+            parts.append(Part(chunk.url, tuple(some), missing))
+            some, size_bytes = [], 0
+        some.append(number)
+        size_bytes += size
+    return [*parts, Part(chunk.url, tuple(some), missing)]
 
 
-def feature_batch(
-    image_ids: pa.Array, backbone_id: str, embeddings: np.ndarray[Any, Any]
-) -> pa.RecordBatch:
-    """Rows of the features table."""
-    rows, dim = embeddings.shape
-    offsets = pa.array(np.arange(0, (rows + 1) * dim, dim, dtype=np.int32))
-    lists = pa.ListArray.from_arrays(offsets, pa.array(embeddings.reshape(-1)))
-    ids = pa.array([backbone_id] * rows, pa.string())
-    return pa.RecordBatch.from_arrays([image_ids, ids, lists], schema=FEATURES)
-
-
-_LOADED: dict[str, "Backbone"] = {}  # a worker process serves many Spark tasks of one job
-
-
-def _worker_backbone(
-    spec: BackboneSpec, backbone_id: str, weights: "Broadcast[bytes]"
-) -> "Backbone":
-    """The backbone, loaded once a worker; Spark's tasks fill the cores, so torch takes one thread."""
-    import torch
-
-    if backbone_id not in _LOADED:
-        torch.set_num_threads(1)
-        _LOADED.clear()
-        _LOADED[backbone_id] = backbones.unpack_backbone(spec, backbone_id, weights.value)
-    return _LOADED[backbone_id]
+def _missing(catalog: Catalog, backbone_id: str, file: pq.ParquetFile) -> frozenset[str]:
+    ids = file.read(columns=["image_id"])["image_id"].to_pylist()
+    known = tables.held_values(catalog.features, "image_id", ids, partition=backbone_id)
+    return frozenset(ids) - known
 
 
 def _feature_files(catalog: Catalog, backbone_id: str) -> list[str]:
     return tables.file_urls(catalog.features, partition=backbone_id)
-
-
-def _file_name(url: str) -> str:
-    """The last two parts of a path: they name a file of a table, however the rest is spelled."""
-    return "/".join(url.split("/")[-2:])

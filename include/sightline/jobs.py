@@ -2,6 +2,7 @@
 
 import logging
 import sys
+import threading
 from collections.abc import Callable
 from typing import Any, NoReturn
 
@@ -12,8 +13,9 @@ from sightline.errors import REFUSED, SightlineError, StorageError
 from sightline.sources import Access
 
 
-def run(task: str, stage: Callable[..., None]) -> None:
-    """Run an ingest stage: `<job>.py DATASET`."""
+def run(task: str, stage: Callable[..., None], prepare: Callable[[], None] = lambda: None) -> None:
+    """Run an ingest stage: `<job>.py DATASET`. `prepare` runs in a thread while Spark starts."""
+    threading.Thread(target=prepare, daemon=True).start()
     _guard(task, stage, sys.argv[1])
 
 

@@ -2,24 +2,22 @@
 
 torchvision's classification models by name, timm's as `timm/<name>` (architectures.py builds them).
 Weights are explicit: by name, from a file (weights.py), or seeded random ones; never a silent fallback.
+preprocessing.py makes pictures ready for them, and inference.py lets them work.
 """
 
 import hashlib
 import threading
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from PIL import Image
 
 from sightline.backbones import architectures, weights
+from sightline.backbones.preprocessing import REVISION, Preprocessing, plain_geometry
 from sightline.config import BackboneSpec
 
 if TYPE_CHECKING:
-    import torch
     from torch import nn
-
-PRECISION = "fp32"
 
 # Width of the features of well-known backbones, so that a preflight needs no torch; a test compares.
 DIMENSIONS = {
@@ -35,16 +33,17 @@ DIMENSIONS = {
 
 @dataclass(frozen=True)
 class Backbone:
-    """A network ready to featurize.
+    """A network ready to featurize: `module` maps float32 (n, 3, h, w) to (n, dim)."""
 
-    `module` maps float32 (n, 3, h, w) to (n, dim); `transform` maps an upright RGB picture to
-    (3, h, w). `backbone_id` changes when weights, preprocessing or precision do.
-    """
-
-    backbone_id: str
+    name: str
+    digest: str  # changes when weights or preprocessing do
     dim: int
     module: "nn.Module"
-    transform: Callable[[Image.Image], "torch.Tensor"]
+    preprocessing: Preprocessing
+
+    def identity(self, precision: str) -> str:
+        """The `backbone_id` of features that are made of it in this precision."""
+        return f"{self.name}-{self.digest}-{precision}"
 
 
 def load_backbone(spec: BackboneSpec) -> Backbone:
@@ -55,11 +54,12 @@ def load_backbone(spec: BackboneSpec) -> Backbone:
     """
     network = _load_network(spec)
     module, dim = architectures.cut_head(spec, network)
-    transform = architectures.make_transform(spec)
+    preprocessing = _preprocessing(spec)
     if spec.image_size is not None:
-        _try_image_size(spec, module, transform)
+        _try_image_size(spec, module, preprocessing)
     name = f"{spec.name.replace('/', '.')}-{weights.label(spec)}"
-    return Backbone(f"{name}-{_digest(module, transform)}", dim, _frozen(module), transform)
+    digest = _digest(module, preprocessing, spec.decode)
+    return Backbone(name, digest, dim, _frozen(module), preprocessing)
 
 
 def build_untrained(spec: BackboneSpec) -> tuple["nn.Module", int]:
@@ -74,13 +74,18 @@ def pack_weights(backbone: Backbone) -> bytes:
     return save({name: value.contiguous() for name, value in backbone.module.state_dict().items()})
 
 
-def unpack_backbone(spec: BackboneSpec, backbone_id: str, packed: bytes) -> Backbone:
-    """The same backbone on a worker, which needs neither the weights file nor a network."""
+def unpack_backbone(spec: BackboneSpec, packed: bytes) -> tuple["nn.Module", Preprocessing]:
+    """The same network on a worker, which needs neither the weights file nor the internet."""
     from safetensors.torch import load
 
-    module, dim = build_untrained(spec)
+    module, _ = build_untrained(spec)
     weights.load_state(module, load(packed))
-    return Backbone(backbone_id, dim, _frozen(module), architectures.make_transform(spec))
+    return _frozen(module), _preprocessing(spec)
+
+
+def _preprocessing(spec: BackboneSpec) -> Preprocessing:
+    transform = architectures.make_transform(spec)
+    return Preprocessing(transform, plain_geometry(transform))
 
 
 def known_dimension(spec: BackboneSpec) -> int | None:
@@ -128,14 +133,12 @@ def _frozen(module: "nn.Module") -> "nn.Module":
     return module.eval().to(memory_format=torch.channels_last)
 
 
-def _try_image_size(
-    spec: BackboneSpec, module: "nn.Module", transform: Callable[[Image.Image], "torch.Tensor"]
-) -> None:
+def _try_image_size(spec: BackboneSpec, module: "nn.Module", preprocessing: Preprocessing) -> None:
     """Better a sentence before the run than a traceback from a worker."""
     import torch
 
     assert spec.image_size is not None
-    picture = transform(Image.new("RGB", (spec.image_size, spec.image_size)))
+    picture = preprocessing.transform(Image.new("RGB", (spec.image_size, spec.image_size)))
     try:
         with torch.inference_mode():
             module.eval()(picture.unsqueeze(0))
@@ -143,13 +146,13 @@ def _try_image_size(
         raise architectures.refuse_image_size(spec, error) from error
 
 
-def _digest(module: "nn.Module", transform: Callable[[Image.Image], "torch.Tensor"]) -> str:
-    """Eight hexadecimal digits of the weights, the preprocessing and the precision."""
+def _digest(module: "nn.Module", preprocessing: Preprocessing, decode: str) -> str:
+    """Eight hexadecimal digits of the weights and the preprocessing."""
     import torch
 
     digest = hashlib.sha256()
     for name, value in sorted(module.state_dict().items()):
         digest.update(name.encode())
         digest.update(value.contiguous().flatten().view(torch.uint8).numpy())
-    digest.update(f"{transform!r} {PRECISION}".encode())
+    digest.update(f"{preprocessing.transform!r} {REVISION} {decode}".encode())
     return digest.hexdigest()[:8]

@@ -1,0 +1,215 @@
+"""The worker's side of featurizing: row groups of the images table in, batches of embeddings out.
+
+A worker reads its encoded images itself, so that they do not pass through the JVM. A thread decodes the
+next batch while this one is inferred. Spark's tasks fill the cores, so torch takes one thread; a card
+serves one task at a time, whose threads then decode for it on all cores.
+"""
+
+import fcntl
+import gc
+import os
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from queue import Queue
+from threading import Event, Thread
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from sightline import backbones, images, storage
+from sightline.backbones.inference import Network
+from sightline.backbones.preprocessing import Preprocessing
+from sightline.config import BackboneSpec
+from sightline.schemas import FEATURES
+
+if TYPE_CHECKING:
+    import torch
+    from pyspark.accumulators import Accumulator
+    from pyspark.core.broadcast import Broadcast
+
+Item = TypeVar("Item")
+COLUMNS = ("image_id", "content", "rotation")
+ROWS_AT_A_TIME = 32
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a worker must know of the job."""
+
+    spec: BackboneSpec
+    backbone_id: str
+    precision: str
+    weights: "Broadcast[bytes]"
+    is_long: bool  # long enough for compiling to pay
+    done: "Accumulator[int]"  # images, for the progress
+
+
+@dataclass(frozen=True)
+class Part:
+    """Row groups of a file of the images table: what one Spark task featurizes."""
+
+    url: str
+    row_groups: tuple[int, ...]
+    missing: frozenset[str] | None = None  # image_ids that have no features yet; None: all
+
+
+def embed_parts(
+    work: Work, parts: list[Part]
+) -> Callable[[Iterable[pa.RecordBatch]], Iterator[pa.RecordBatch]]:
+    """The function for Spark: numbers of parts in the column `id` in, batches of FEATURES out."""
+
+    def embed(numbers: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        ours = [parts[number] for batch in numbers for number in batch["id"].to_pylist()]
+        with _network(work) as network:
+            rows = (batch for part in ours for batch in read_part(part))
+            for image_ids, pictures in ahead(prepared(rows, work.spec, network)):
+                yield feature_batch(image_ids, work.backbone_id, network.embed(pictures))
+                work.done.add(len(pictures))
+
+    return embed
+
+
+def read_part(part: Part) -> Iterator[pa.RecordBatch]:
+    """Small batches of COLUMNS; in memory is a row group at a time, encoded."""
+    fs, path = storage.filesystem(part.url)
+    with fs.open(path, "rb") as stream:
+        batches = pq.ParquetFile(stream, pre_buffer=False).iter_batches(
+            ROWS_AT_A_TIME, part.row_groups, list(COLUMNS), use_threads=False
+        )
+        for batch in batches:
+            if part.missing is not None:
+                batch = batch.filter(
+                    pa.array(one in part.missing for one in batch["image_id"].to_pylist())
+                )
+            yield batch
+
+
+def prepared(
+    batches: Iterable[pa.RecordBatch], spec: BackboneSpec, network: Network
+) -> Iterator[tuple[pa.Array, "list[torch.Tensor]"]]:
+    """The images of each batch, decoded and brought to the network's size."""
+    threads = 1 if network.device == "cpu" else len(os.sched_getaffinity(0))
+    with ThreadPoolExecutor(threads) as pool:
+        for batch in _joined(batches, network.batch_size):
+            rows = batch["content"].to_pylist(), batch["rotation"].to_pylist()
+            prepare = pool.map if threads > 1 else map
+            pictures = prepare(
+                lambda *row: prepare_picture(spec, network.preprocessing, *row), *rows
+            )
+            yield batch["image_id"], list(pictures)
+
+
+def _joined(batches: Iterable[pa.RecordBatch], least_rows: int) -> Iterator[pa.RecordBatch]:
+    """Batches of at least so many rows, but for the last; no empty ones."""
+    held: list[pa.RecordBatch] = []
+    for batch in batches:
+        held.append(batch)
+        if sum(map(len, held)) >= least_rows:
+            yield pa.concat_batches(held)
+            held = []
+    if any(map(len, held)):
+        yield pa.concat_batches(held)
+
+
+def prepare_picture(
+    spec: BackboneSpec, preprocessing: Preprocessing, content: bytes, rotation: int
+) -> "torch.Tensor":
+    """An encoded image as the network takes it."""
+    least_side = preprocessing.least_side if spec.decode == "scaled" else None
+    return preprocessing.prepare(images.decode_pixels(content, rotation, least_side))
+
+
+def feature_batch(
+    image_ids: pa.Array, backbone_id: str, embeddings: np.ndarray[Any, Any]
+) -> pa.RecordBatch:
+    """Rows of the features table."""
+    rows, dim = embeddings.shape
+    offsets = pa.array(np.arange(0, (rows + 1) * dim, dim, dtype=np.int32))
+    lists = pa.ListArray.from_arrays(offsets, pa.array(embeddings.reshape(-1)))
+    ids = pa.array([backbone_id] * rows, pa.string())
+    return pa.RecordBatch.from_arrays([image_ids, ids, lists], schema=FEATURES)
+
+
+def ahead(items: Iterable[Item]) -> Iterator[Item]:
+    """The items, each made by a thread while the one before is worked on."""
+    made: Queue[tuple[str, Any]] = Queue(maxsize=1)
+    is_left = Event()  # by who takes the items
+
+    def make() -> None:
+        try:
+            for item in items:
+                made.put(("item", item))
+                if is_left.is_set():
+                    return
+            made.put(("end", None))
+        except BaseException as error:  # raised where the items are taken
+            made.put(("error", error))
+
+    thread = Thread(target=make, daemon=True)
+    thread.start()
+    try:
+        while (one := made.get())[0] == "item":
+            yield one[1]
+        if one[0] == "error":
+            raise one[1]
+    finally:
+        is_left.set()
+        while thread.is_alive():  # it may wait to hand out one more
+            if not made.empty():
+                made.get()
+            thread.join(0.01)
+
+
+_LOADED: dict[str, Network] = {}  # a worker process serves many Spark tasks of one job
+
+
+@contextmanager
+def _network(work: Work) -> Iterator[Network]:
+    """The backbone, built once a worker; on a card it stays no longer than the task that holds the card."""
+    import torch
+
+    torch.set_num_threads(1)
+    if torch.cuda.is_available():
+        with card(_card_number()) as device:
+            yield _build(work, device)
+        gc.collect()
+        torch.cuda.empty_cache()
+        return
+    if work.backbone_id not in _LOADED:
+        _LOADED.clear()
+        _LOADED[work.backbone_id] = _build(work, "cpu")
+        gc.freeze()  # Spark lets a worker collect garbage after each task
+    yield _LOADED[work.backbone_id]
+
+
+def _build(work: Work, device: str) -> Network:
+    module, preprocessing = backbones.unpack_backbone(work.spec, work.weights.value)
+    compiles = work.is_long and device == "cpu" and work.precision == "bf16"
+    return Network(module, preprocessing, work.precision, device, compiles)
+
+
+@contextmanager
+def card(number: int) -> Iterator[str]:
+    """A card of this machine for ourselves alone; the lock dies with its process."""
+    lock = Path(tempfile.gettempdir()) / f"sightline-card-{number}-{os.getuid()}.lock"
+    with lock.open("w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        yield f"cuda:{number}"
+
+
+def _card_number() -> int:
+    """The card that Spark gave to the task, else one by the task's number."""
+    import torch
+    from pyspark import TaskContext
+
+    task = TaskContext.get()
+    given = task.resources().get("gpu") if task else None
+    if given:
+        return int(given.addresses[0])
+    return (task.partitionId() if task else 0) % torch.cuda.device_count()
