@@ -25,7 +25,7 @@ source: {{type: folder, path: {photos}}}
 backbone: {{name: resnet18, weights: random, image_size: 64}}
 reduce: {{components: 32}}
 train: {{penalties: [0.01], folds: 2}}
-limits: {{images_per_commit: 250}}
+limits: {{images_per_commit: 75}}
 """
 
 

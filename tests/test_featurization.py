@@ -267,7 +267,8 @@ def test_odd_pictures_are_featurized_as_what_a_person_sees(
     assert cosine(seen["grey"], seen["upright"]) < 0.9999
 
 
-@pytest.mark.parametrize("kills", [1, pytest.param(3, marks=pytest.mark.nightly)])
+@pytest.mark.nightly  # test_end_to_end kills a driver too, once
+@pytest.mark.parametrize("kills", [1, 3])
 def test_a_killed_run_is_finished_by_the_next_and_nothing_is_done_again(
     kills: int, spark: "SparkSession", spec: DatasetSpec, catalog: Catalog, backbone: Backbone
 ) -> None:

@@ -395,6 +395,7 @@ def test_batches_of_large_images_stay_small(tmp_path: Path) -> None:
     assert max(sizes) < BYTES_PER_BATCH + 8 * 2**20
 
 
+@pytest.mark.nightly  # test_end_to_end kills one too
 def test_a_killed_fetch_goes_on_where_it_was(tmp_path: Path) -> None:
     photos = write_photos(tmp_path / "photos", {"cats": 150, "dogs": 150}, side=24)
     (photos / "cats" / "broken.jpg").write_bytes(b"no photo")
