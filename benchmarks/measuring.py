@@ -22,7 +22,8 @@ from sightline.settings import load_settings
 
 HOME = Path(__file__).parents[1]
 RESULTS = Path(__file__).parent / "results"
-PEERS = load_settings().state / "peers"  # made by `make bench`
+PEERS = load_settings().state / "peers"  # made by `make bench`, as the next
+PEERS_FETCH = load_settings().state / "peers-fetch"
 SAMPLE_SECONDS = 0.5
 # What makes networks fast: the width of its vectors, bf16 in vectors and in tiles, 8-bit integers.
 FLAGS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16", "avx512_vnni")

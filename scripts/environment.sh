@@ -3,7 +3,7 @@
 #
 #   scripts/environment.sh                 what Sightline runs on
 #   scripts/environment.sh development     and what its tests and checks need
-#   scripts/environment.sh peers           the benchmarks' peers, in .sightline/peers
+#   scripts/environment.sh peers           the benchmarks' peers, in .sightline/peers and .sightline/peers-fetch
 #   scripts/environment.sh lock            writes the lock files anew from requirements*.in
 #
 # Needs Python 3.11, git, and pip or uv. An install that was interrupted is made again.
@@ -67,17 +67,22 @@ add_development() {
     fi
 }
 
-# What the benchmarks compare with may not share an environment with Airflow.
+# What the benchmarks compare with may not share an environment with Airflow; img2dataset imports what it
+# finds, torch and Ray too, and would start slowly beside the others.
 make_peers() {
-    local peers=$STATE/peers stamp
-    stamp=$peers/.stamp
-    [ "$(cat "$stamp" 2>/dev/null)" = "$(hash_of benchmarks/requirements-peers.txt)" ] && return
+    make_peer_environment peers
+    make_peer_environment peers-fetch
+}
+
+make_peer_environment() {
+    local place=$STATE/$1 requirements=benchmarks/requirements-$1.txt
+    [ "$(cat "$place/.stamp" 2>/dev/null)" = "$(hash_of "$requirements")" ] && return
     find_uv
-    rm -rf "$peers"
-    step "Python environment $peers" uv venv --quiet --python 3.11 "$peers"
-    step "the benchmarks' peers (4 GB)" uv pip install --quiet --python "$peers/bin/python" --no-deps \
-        -r benchmarks/requirements-peers.txt
-    hash_of benchmarks/requirements-peers.txt >"$stamp"
+    rm -rf "$place"
+    step "Python environment $place" uv venv --quiet --python 3.11 "$place"
+    step "the benchmarks' $1 (up to 4 GB)" uv pip install --quiet --python "$place/bin/python" --no-deps \
+        -r "$requirements"
+    hash_of "$requirements" >"$place/.stamp"
 }
 
 write_locks() {
@@ -86,6 +91,7 @@ write_locks() {
     "${compile[@]}" --override requirements-overrides.txt requirements.in -o requirements.txt
     "${compile[@]}" requirements-dev.in -o requirements-dev.txt
     "${compile[@]}" benchmarks/requirements-peers.in -o benchmarks/requirements-peers.txt
+    "${compile[@]}" benchmarks/requirements-peers-fetch.in -o benchmarks/requirements-peers-fetch.txt
 }
 
 # Spark 4.3 needs Java 17 with the incubator module that some slim runtimes leave out.

@@ -116,8 +116,9 @@ class Fetch:
     def run(self) -> Counter[str]:
         """Fetch; returns what was counted."""
         wanted = _count(self.catalog.manifest, self.partition)
-        work = self._work().cache()  # counted, then written
-        missing = work.count()
+        is_first = not (_count(self.catalog.images) or _count(self.catalog.rejects))
+        work = self._listed() if is_first else self._work().cache()  # counted, then written
+        missing = wanted if is_first else work.count()
         log.info(
             "fetch_images: partition %s, %d listed, %d known already, %d to fetch",
             self.partition, wanted, wanted - missing, missing,
@@ -144,8 +145,13 @@ class Fetch:
             counts[name] = sum(one[name] for one in done)
         return counts
 
+    def _listed(self) -> "DataFrame":
+        """The partition's rows of the manifest."""
+        manifest = self._read(self.catalog.manifest, MANIFEST, self.partition)
+        return manifest.selectExpr("*", "cast(null AS int) AS attempts")
+
     def _work(self) -> "DataFrame":
-        """The partition's rows of the manifest that are neither held nor rejected for good."""
+        """Those that are neither held nor rejected for good."""
         manifest = self._read(self.catalog.manifest, MANIFEST, self.partition)
         held = self._read(self.catalog.images, IMAGES).select("uri")
         rejected = self._read(self.catalog.rejects, REJECTS).select("uri")
@@ -264,7 +270,7 @@ def _duplicates(
     }
 
 
-def _count(table: tables.Table, partition: str) -> int:
+def _count(table: tables.Table, partition: str | None = None) -> int:
     return tables.count_rows(table, partition=partition)
 
 
