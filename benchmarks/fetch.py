@@ -134,7 +134,9 @@ def describe(system: str, timings: list[Timing], images: int) -> dict[str, Any]:
 def main() -> None:
     """Run the rounds in turns and write medians."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--peers", type=Path, default=measuring.PEERS_FETCH, help="their environment")
+    parser.add_argument(
+        "--peers", type=Path, default=measuring.PEERS_FETCH, help="their environment"
+    )
     asked = measuring.add_arguments(parser, images=20_000, size=30_000, rounds=3)
     port: multiprocessing.Queue[int] = multiprocessing.Queue()
     server = multiprocessing.Process(target=serve, args=(port, asked.size), daemon=True)

@@ -1,6 +1,7 @@
 """Featurization: what Spark gives is what the network gives, once for each image, whatever happens."""
 
 import io
+import logging
 import os
 import signal
 import subprocess
@@ -22,11 +23,11 @@ from PIL import Image
 
 from sightline import featurization, ledger, tables
 from sightline.backbones import Backbone, load_backbone
-from sightline.backbones.inference import Network
+from sightline.backbones.inference import Network, has_bf16
 from sightline.backbones.worker import prepare_picture
 from sightline.catalog import Catalog
 from sightline.config import BackboneSpec, DatasetSpec
-from sightline.featurization import counts_if_done, featurize
+from sightline.featurization import choose_precision, counts_if_done, featurize
 from sightline.ledger import Record
 from sightline.tables import Writer
 from tests.conftest import (
@@ -190,6 +191,45 @@ def test_a_second_run_does_nothing_and_new_images_alone_are_featurized(
     more = run(spark, spec, catalog, "run-3")
     assert (more.counts["known"], more.counts["featurized"]) == (6, 3)
     assert_same(stored(catalog, backbone.identity("fp32")), expected(backbone, rows))
+
+
+def test_the_precision_is_chosen_by_the_first_images_and_then_kept(
+    spark: "SparkSession", own_places: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    spec = write_dataset(own_places, "auto", DATASET.replace("precision: fp32", "decode: full"))
+    catalog = catalog_of(spec)
+    rows = photos(5)
+    store_rows(catalog.images, rows[:3])
+    record = run(spark, spec, catalog)
+    backbone = load_backbone(spec.backbone)
+    chosen = "bf16" if has_bf16() else "fp32"
+    assert record.counts["backbone_id"] == backbone.identity(chosen)
+    assert ("bf16 against fp32 on 3 images" in caplog.text) == has_bf16()
+    for image_id, embedding in expected(backbone, rows[:3]).items():
+        assert cosine(stored(catalog, backbone.identity(chosen))[image_id], embedding) > 0.999
+    store_rows(catalog.images, rows[3:])
+    caplog.clear()
+    assert run(spark, spec, catalog, "run-2").counts["known"] == 3
+    assert "bf16 against fp32" not in caplog.text
+
+
+def test_features_that_are_held_decide_whatever_the_hardware(
+    own_places: Path, backbone: Backbone
+) -> None:
+    spec = write_dataset(own_places, "auto", DATASET.replace("precision: fp32", "decode: full"))
+    catalog = catalog_of(spec)
+    store_rows(catalog.images, photos(1))
+    for precision, count in (("fp32", 1), ("bf16", 2)):
+        rows = [
+            {"image_id": str(one), "backbone_id": backbone.identity(precision), "embedding": [1.0]}
+            for one in range(count)
+        ]
+        store_rows(catalog.features, rows, backbone.identity(precision))
+        version = tables.current_version(catalog.images)
+        assert choose_precision(spec.backbone, backbone, catalog, version) == precision
+    forced = spec.backbone.model_copy(update={"precision": "fp32"})
+    assert choose_precision(forced, backbone, catalog, version) == "fp32"
 
 
 def test_another_backbone_adds_its_own_rows_and_leaves_the_first(
