@@ -167,8 +167,8 @@ SECTIONS = {
         (
             (
                 ("images_per_second_with_start", "images/s with start-up", number),
-                ("images_per_second", "images/s without", number),
                 MEMORY,
+                ("images_per_second", "images/s without the JVM's start", number),
             ),
         ),
         bar_plots("images_per_second_with_start", "Fetching, with start-up", "images a second"),
