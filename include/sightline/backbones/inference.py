@@ -26,11 +26,13 @@ BATCH_SIZE = {"cpu": 8, "cuda": 256}  # on a CPU, what its caches hold
 INDUCTOR: dict[str, Any] = {"freezing": True, "cpp.threads": 1}
 
 
-def has_bf16(device: str = "cpu") -> bool:
-    """Whether the hardware multiplies bf16 numbers itself; without, they are slower than fp32's."""
+def has_bf16() -> bool:
+    """Whether the GPU, or without one the processor, multiplies bf16 numbers itself; where it does not,
+    they are slower than fp32's.
+    """
     import torch
 
-    if device == "cuda":
+    if torch.cuda.is_available():
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     can = torch.cpu.get_capabilities()
     return any(can.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
@@ -76,6 +78,13 @@ class Network:
                 except torch.OutOfMemoryError as error:
                     self._halve(len(batch), error)
         return np.concatenate(found)
+
+    def release(self) -> None:
+        """Leave the device to others; the network cannot be used any more."""
+        import torch
+
+        del self._module
+        torch.cuda.empty_cache()
 
     def _compile(self, batch: "torch.Tensor") -> None:
         """Where the compiler cannot, all stays as it is."""

@@ -177,9 +177,9 @@ def _network(work: Work) -> Iterator[Network]:
     torch.set_num_threads(1)
     if torch.cuda.is_available():
         with card(_card_number()) as device:
-            yield _build(work, device)
-        gc.collect()
-        torch.cuda.empty_cache()
+            network = _build(work, device)
+            yield network
+            network.release()
         return
     if work.backbone_id not in _LOADED:
         _LOADED.clear()
