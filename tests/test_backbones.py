@@ -32,13 +32,7 @@ TINY = "mobilenet_v3_small"
 TINY_TIMM = "timm/test_resnet"
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """As on a worker; two threads on two busy cores would wait for each other."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_torch_thread")
 
 
 def spec_of(name: str, chosen: str = "random", **more: Any) -> BackboneSpec:

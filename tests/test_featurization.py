@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -18,7 +17,6 @@ import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import torch
 from PIL import Image
 
 from sightline import featurization, ledger, tables
@@ -64,16 +62,19 @@ def catalog(spec: DatasetSpec) -> Catalog:
 
 
 @pytest.fixture(scope="module")
-def backbone() -> Iterator[Backbone]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield load_backbone(SPEC)
-    torch.set_num_threads(before)
+def backbone(one_torch_thread: None) -> Backbone:
+    return load_backbone(SPEC)
 
 
 def photos(count: int, seed: int = 0) -> list[dict[str, Any]]:
     rng = np.random.default_rng(seed)
     return [image_row(jpeg(rng, np.array([90, 120, 150]), 40), "a") for _ in range(count)]
+
+
+def store_files(catalog: Catalog, rows: list[dict[str, Any]], rows_a_file: int) -> None:
+    """Each file is a chunk of the job."""
+    for start in range(0, len(rows), rows_a_file):
+        store_rows(catalog.images, rows[start : start + rows_a_file])
 
 
 def run(
@@ -257,8 +258,7 @@ def test_two_runs_at_once_leave_each_image_once(
     spark: "SparkSession", spec: DatasetSpec, catalog: Catalog, backbone: Backbone
 ) -> None:
     rows = photos(12)
-    for start in range(0, 12, 3):
-        store_rows(catalog.images, rows[start : start + 3])
+    store_files(catalog, rows, 3)
     with ThreadPoolExecutor(2) as pool:
         futures = [pool.submit(run, spark, spec, catalog, f"run-{number}") for number in (1, 2)]
         assert all(future.result(DEADLINE_SECONDS).counts["images"] == 12 for future in futures)
@@ -313,8 +313,7 @@ def test_a_killed_run_is_finished_by_the_next_and_nothing_is_done_again(
     kills: int, spark: "SparkSession", spec: DatasetSpec, catalog: Catalog, backbone: Backbone
 ) -> None:
     rows = photos(60)
-    for start in range(0, 60, 2):
-        store_rows(catalog.images, rows[start : start + 2])
+    store_files(catalog, rows, 2)
     finished = 0
     for _ in range(kills):
         command = [sys.executable, str(HOME / "spark_jobs" / "featurize.py"), spec.name]
@@ -348,8 +347,7 @@ def test_killed_python_workers_cost_their_tasks_and_no_image(
     spark: "SparkSession", spec: DatasetSpec, catalog: Catalog, backbone: Backbone
 ) -> None:
     rows = photos(60)
-    for start in range(0, 60, 2):
-        store_rows(catalog.images, rows[start : start + 2])
+    store_files(catalog, rows, 2)
     killed = set[int]()
     with ThreadPoolExecutor(1) as pool:
         running = pool.submit(run, spark, spec, catalog)

@@ -1,6 +1,5 @@
 """Inference: the same features in any batch, precision and form of the network, within what is stated."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -16,13 +15,7 @@ from sightline.backbones.worker import prepare_picture
 from sightline.config import BackboneSpec
 from sightline.errors import ResourceError
 
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_torch_thread")
 
 
 @pytest.fixture(scope="module")

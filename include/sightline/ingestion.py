@@ -146,24 +146,23 @@ class Fetch:
         return counts
 
     def _listed(self) -> "DataFrame":
-        """The partition's rows of the manifest."""
+        """The partition's rows of the manifest, never tried."""
         manifest = self._read(self.catalog.manifest, MANIFEST, self.partition)
         return manifest.selectExpr("*", "cast(null AS int) AS attempts")
 
     def _work(self) -> "DataFrame":
         """Those that are neither held nor rejected for good."""
-        manifest = self._read(self.catalog.manifest, MANIFEST, self.partition)
+        listed = self._listed()
         held = self._read(self.catalog.images, IMAGES).select("uri")
         rejected = self._read(self.catalog.rejects, REJECTS).select("uri")
         is_ours = self.partition == self.task.partition
         due = rejection.find_due(self.catalog, self.spec.fetch, self.partition)
-        missing = manifest.join(held, "uri", "left_anti")
+        missing = listed.join(held, "uri", "left_anti")
         if is_ours and not due.num_rows:  # as on most nights
-            missing = missing.join(rejected, "uri", "left_anti")
-            return missing.selectExpr("*", "cast(null AS int) AS attempts")
+            return missing.join(rejected, "uri", "left_anti")
         again = self.session.createDataFrame(due.to_pandas(), "uri string, attempts int")
         final = rejected.join(again, "uri", "left_anti")
-        missing = missing.join(final, "uri", "left_anti")
+        missing = missing.join(final, "uri", "left_anti").drop("attempts")
         return missing.join(again, "uri", "left" if is_ours else "inner")
 
     def _chunks(self, work: "DataFrame", missing: int, folder: str) -> Iterable[str]:
