@@ -9,7 +9,6 @@ having the components, without the session's start. MLlib's is pyspark.ml.featur
 import argparse
 import json
 import os
-import shutil
 import sys
 import tempfile
 import time
@@ -26,10 +25,10 @@ from benchmarks import measuring
 from benchmarks.measuring import HOME, median
 
 if TYPE_CHECKING:
-    from pyspark.sql import DataFrame
+    from pyspark.sql import SparkSession
 
 DRIVER_MEMORY = "8g"  # MLlib holds its covariance several times in the driver
-ROWS_A_FILE = 4_096
+ROWS_A_FILE = 1_024
 STRONG = 128  # directions with variance of their own; the rest is noise
 Array = np.ndarray[Any, Any]
 Found = tuple[Array, Array]  # components (k, dim), shares of the variance (k,)
@@ -52,38 +51,39 @@ def write_features(folder: Path, rows: int, dim: int) -> None:
             rng.normal(size=(count, strong)) @ directions + mean + rng.normal(0, 0.1, (count, dim))
         )
         offsets = np.arange(0, (count + 1) * dim, dim, dtype=np.int32)
+        ids = [f"{row:064x}" for row in range(start, start + count)]
         lists = pa.ListArray.from_arrays(offsets, features.astype(np.float32).ravel())
-        pq.write_table(pa.table({"embedding": lists}), folder / f"{start:06d}.parquet")
+        pq.write_table(
+            pa.table({"image_id": ids, "embedding": lists}), folder / f"{start:06d}.parquet"
+        )
 
 
-def ours(features: "DataFrame", components: int) -> Found:
+def ours(session: "SparkSession", folder: Path, components: int) -> Found:
     """As the reduce job does it: moments summed by the workers, one eigen-decomposition."""
-    from sightline import reduction
+    from sightline import principal_components, reduction
     from sightline.config import ReduceSpec
 
-    row = features.first()
-    assert row is not None
-    shift = np.asarray(row["embedding"], dtype=np.float64)
-    folder = tempfile.mkdtemp()
-    try:
-        moments = reduction.sum_features(features, shift, f"{folder}/moments")
-    finally:
-        shutil.rmtree(folder)
-    pca = reduction.fit_pca(moments, shift, ReduceSpec(components=components))
+    files = sorted(str(path) for path in folder.iterdir())
+    shift = reduction.first_embedding(files)
+    with tempfile.TemporaryDirectory() as moments_folder:
+        every = reduction.whole_files(session, files)
+        moments = reduction.sum_features(every, shift, moments_folder)
+    pca = principal_components.fit_pca(moments, shift, ReduceSpec(components=components))
     return pca.components, pca.explained_variance_ratio
 
 
-def mllib(features: "DataFrame", components: int) -> Found:
+def mllib(session: "SparkSession", folder: Path, components: int) -> Found:
     """As MLlib's documentation has it; its vectors are made of our lists."""
     from pyspark.ml.feature import PCA
     from pyspark.ml.functions import array_to_vector
 
+    features = session.read.parquet(f"file://{folder}")
     vectors = features.select(array_to_vector("embedding").alias("features"))
     fitted = PCA(k=components, inputCol="features", outputCol="reduced").fit(vectors)
     return fitted.pc.toArray().T, fitted.explainedVariance.toArray()
 
 
-WAYS: dict[str, Callable[["DataFrame", int], Found]] = {
+WAYS: dict[str, Callable[["SparkSession", Path, int], Found]] = {
     "Sightline": ours,
     "MLlib PCA": mllib,
 }
@@ -95,7 +95,7 @@ def run_one(way: str, folder: Path, components: int) -> None:
 
     session = start_session("pca")
     began = time.monotonic()
-    found = WAYS[way](session.read.parquet(f"file://{folder}"), components)
+    found = WAYS[way](session, folder, components)
     seconds = time.monotonic() - began
     np.savez(found_file(folder, way), components=found[0], ratios=found[1])
     session.stop()

@@ -10,7 +10,6 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from sightline.backbones import worker
 from sightline.backbones.worker import ahead, feature_batch
 from sightline.schemas import FEATURES
 
@@ -58,15 +57,6 @@ def test_who_leaves_early_leaves_no_thread() -> None:
     taken.close()  # type: ignore[attr-defined]
     wait_until(lambda: threading.active_count() == before)
     assert list(ahead(iter([]))) == []
-
-
-def test_small_batches_are_joined_and_empty_ones_dropped() -> None:
-    batches = [
-        pa.record_batch({"n": pa.array(range(count), pa.int64())})
-        for count in (0, 2, 3, 0, 9, 1, 0)
-    ]
-    assert [len(one) for one in worker._joined(batches, 4)] == [5, 9, 1]
-    assert list(worker._joined(batches[:1], 4)) == []
 
 
 def test_a_feature_batch_has_a_row_for_each_embedding() -> None:

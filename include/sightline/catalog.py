@@ -57,6 +57,11 @@ class Catalog:
         return self._table("reduced", schemas.REDUCED, "model_version")
 
     @property
+    def scores(self) -> Table:
+        """Probabilities of a fine-tuned network, by model."""
+        return self._table("scores", schemas.SCORES, "model_version")
+
+    @property
     def predictions(self) -> Table:
         """Predictions on the test split, by model."""
         return self._table("predictions", schemas.PREDICTIONS, "model_version")
@@ -76,6 +81,7 @@ class Catalog:
             self.features,
             self.splits,
             self.reduced,
+            self.scores,
             self.predictions,
             self.metrics,
         ]

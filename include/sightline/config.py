@@ -91,6 +91,13 @@ class TrainSpec(Section):
         return penalties
 
 
+class FineTuneSpec(Section):
+    """A network trained on the images themselves."""
+
+    epochs: int = Field(5, ge=1)
+    seed: int = 0
+
+
 class LimitsSpec(Section):
     """What is refused, and when a run stops."""
 
@@ -114,8 +121,15 @@ class DatasetSpec(Section):
     backbone: BackboneSpec = BackboneSpec()
     reduce: ReduceSpec | None = ReduceSpec(explained_variance=0.95)
     split: SplitSpec = SplitSpec()
-    train: TrainSpec = TrainSpec()
+    train: TrainSpec | None = TrainSpec()
+    fine_tune: FineTuneSpec | None = None
     limits: LimitsSpec = LimitsSpec()
+
+    @model_validator(mode="after")
+    def _trains_something(self) -> Self:
+        if self.train is None and self.fine_tune is None:
+            raise ValueError("give train, fine_tune or both: without one there is no classifier")
+        return self
 
     @field_validator("schedule")
     @classmethod

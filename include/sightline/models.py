@@ -1,7 +1,8 @@
 """Trained models on storage: model.json beside weights.safetensors, and the champion that serves.
 
 A version is named by what the model is made of, so a retried or doubled task writes the same version
-again and a changed input makes another one.
+again and a changed input makes another one. A plan trains up to two candidates, a head on features and
+a fine-tuned network; each is a version of its own.
 """
 
 import hashlib
@@ -18,6 +19,8 @@ from sightline.config import DatasetSpec
 from sightline.errors import TrainingError
 
 Array = np.ndarray[Any, Any]
+HEAD = "head"  # model.json's kind of a classifier on features
+FINE_TUNED = "fine_tuned"  # and of a network trained on the images
 
 
 @dataclass(frozen=True)
@@ -65,11 +68,17 @@ def make_plan(spec: DatasetSpec, catalog: Catalog, backbone_id: str) -> Plan:
     """Fix the inputs of a training run at their present versions."""
     images = tables.current_version(catalog.images) or 0
     features = tables.current_version(catalog.features) or 0
-    parts = [spec.backbone, spec.reduce, spec.split, spec.train]
+    parts = [spec.backbone, spec.reduce, spec.split, spec.train, spec.fine_tune]
     settings = [None if part is None else part.model_dump(mode="json") for part in parts]
     text = json.dumps([images, features, backbone_id, settings, __version__], sort_keys=True)
     fingerprint = hashlib.sha256(text.encode()).hexdigest()
     return Plan(f"{features:05d}-{fingerprint[:8]}", backbone_id, images, features, fingerprint)
+
+
+def candidates(spec: DatasetSpec, plan: Plan) -> dict[str, str]:
+    """The versions of the models that a plan trains, by their kind."""
+    versions = {HEAD: plan.version} if spec.train else {}
+    return {**versions, FINE_TUNED: f"{plan.version}-tuned"} if spec.fine_tune else versions
 
 
 def write_plan(catalog: Catalog, plan: Plan) -> None:

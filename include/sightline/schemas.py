@@ -96,6 +96,15 @@ REDUCED = pa.schema(
     ]
 )
 
+# What a fine-tuned network says of each image that it scored, in model.json's class order.
+SCORES = pa.schema(
+    [
+        pa.field("image_id", pa.string(), nullable=False),
+        pa.field("model_version", pa.string(), nullable=False),
+        pa.field("probabilities", pa.list_(pa.float32()), nullable=False),
+        pa.field("augmented", pa.list_(pa.float32())),  # with test-time augmentation, where asked
+    ]
+)
 PREDICTIONS = pa.schema(
     [
         pa.field("image_id", pa.string(), nullable=False),

@@ -36,8 +36,9 @@ def train_classifier(
     plan: Plan,
 ) -> None:
     """Fit the head on the train split and keep it under the plan's version."""
+    assert spec.train is not None  # else the DAG has no such task
     rows = _train_rows(session, spec, catalog, plan).cache()
-    counts = _count_classes(spec, rows)
+    counts = _count_classes(spec, spec.train, rows)
     fitted, grid = fit_head(rows, spec.train)
     classifier = to_classifier(fitted)
     models.save_classifier(catalog, plan.version, classifier)
@@ -45,7 +46,7 @@ def train_classifier(
     best = next(entry for entry in grid if entry["penalty"] == penalty)
     total = sum(counts.values())
     models.write_model(
-        catalog, _describe(spec, catalog, plan, classifier.labels, total, best, grid)
+        catalog, _describe(spec, spec.train, catalog, plan, classifier.labels, total, best, grid)
     )
     record.read(*([catalog.reduced] if spec.reduce else [catalog.features]), catalog.splits)
     record.counts = {"rows": total, **best}
@@ -139,7 +140,7 @@ def _train_rows(
     return values.join(labelled, "image_id").select("image_id", "label", "values")
 
 
-def _count_classes(spec: DatasetSpec, rows: "DataFrame") -> dict[str, int]:
+def _count_classes(spec: DatasetSpec, train: TrainSpec, rows: "DataFrame") -> dict[str, int]:
     """Train images of each class; TrainingError where they are too few for a classifier."""
     counts = {row["label"]: row["count"] for row in rows.groupBy("label").count().collect()}
     if len(counts) < 2:
@@ -147,9 +148,9 @@ def _count_classes(spec: DatasetSpec, rows: "DataFrame") -> dict[str, int]:
             f"Dataset {spec.name} has {len(counts)} class(es) in its train split "
             f"({', '.join(counts)}); a classifier needs two, so add images of another class."
         )
-    if max(counts.values()) < spec.train.folds:
+    if max(counts.values()) < train.folds:
         raise TrainingError(
-            f"Dataset {spec.name}: train.folds is {spec.train.folds}, but no class has more than "
+            f"Dataset {spec.name}: train.folds is {train.folds}, but no class has more than "
             f"{max(counts.values())} train images; add images or lower it."
         )
     return counts
@@ -179,6 +180,7 @@ def _in_order(rows: "DataFrame") -> "DataFrame":
 
 def _describe(
     spec: DatasetSpec,
+    train: TrainSpec,
     catalog: Catalog,
     plan: Plan,
     labels: list[str],
@@ -198,11 +200,12 @@ def _describe(
     }
     return {
         "version": plan.version,
+        "kind": models.HEAD,
         "fingerprint": plan.fingerprint,
         "dataset": spec.name,
         "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
         "backbone_id": plan.backbone_id,
-        "seed": spec.train.seed,
+        "seed": train.seed,
         "spec": spec.model_dump(mode="json"),
         "tables": {
             "images": plan.images_version,
@@ -211,7 +214,7 @@ def _describe(
         },
         "labels": labels,
         "reduction": reduction,
-        "head": {"kind": spec.train.head, "penalty": best["penalty"], "grid": grid},
+        "head": {"kind": train.head, "penalty": best["penalty"], "grid": grid},
         "rows": {"train": rows},
         "metrics": {},
     }

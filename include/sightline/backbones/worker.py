@@ -25,6 +25,7 @@ import pyarrow.parquet as pq
 from sightline import backbones, images, storage
 from sightline.backbones.inference import Network
 from sightline.backbones.preprocessing import Preprocessing
+from sightline.batches import joined, rows_with, to_lists
 from sightline.config import BackboneSpec
 from sightline.schemas import FEATURES
 
@@ -84,9 +85,7 @@ def read_part(part: Part) -> Iterator[pa.RecordBatch]:
         )
         for batch in batches:
             if part.missing is not None:
-                batch = batch.filter(
-                    pa.array(one in part.missing for one in batch["image_id"].to_pylist())
-                )
+                batch = rows_with(batch, "image_id", part.missing)
             yield batch
 
 
@@ -96,25 +95,13 @@ def prepared(
     """The images of each batch, decoded and brought to the network's size."""
     threads = 1 if network.device == "cpu" else len(os.sched_getaffinity(0))
     with ThreadPoolExecutor(threads) as pool:
-        for batch in _joined(batches, network.batch_size):
+        for batch in joined(batches, network.batch_size):
             rows = batch["content"].to_pylist(), batch["rotation"].to_pylist()
             prepare = pool.map if threads > 1 else map
             pictures = prepare(
                 lambda *row: prepare_picture(spec, network.preprocessing, *row), *rows
             )
             yield batch["image_id"], list(pictures)
-
-
-def _joined(batches: Iterable[pa.RecordBatch], least_rows: int) -> Iterator[pa.RecordBatch]:
-    """Batches of at least so many rows, but for the last; no empty ones."""
-    held: list[pa.RecordBatch] = []
-    for batch in batches:
-        held.append(batch)
-        if sum(map(len, held)) >= least_rows:
-            yield pa.concat_batches(held)
-            held = []
-    if any(map(len, held)):
-        yield pa.concat_batches(held)
 
 
 def prepare_picture(
@@ -129,11 +116,8 @@ def feature_batch(
     image_ids: pa.Array, backbone_id: str, embeddings: np.ndarray[Any, Any]
 ) -> pa.RecordBatch:
     """Rows of the features table."""
-    rows, dim = embeddings.shape
-    offsets = pa.array(np.arange(0, (rows + 1) * dim, dim, dtype=np.int32))
-    lists = pa.ListArray.from_arrays(offsets, pa.array(embeddings.reshape(-1)))
-    ids = pa.array([backbone_id] * rows, pa.string())
-    return pa.RecordBatch.from_arrays([image_ids, ids, lists], schema=FEATURES)
+    ids = pa.array([backbone_id] * len(embeddings), pa.string())
+    return pa.RecordBatch.from_arrays([image_ids, ids, to_lists(embeddings)], schema=FEATURES)
 
 
 def ahead(items: Iterable[Item]) -> Iterator[Item]:
