@@ -14,6 +14,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 
 from sightline.backbone_names import TORCHVISION_NAMES
 from sightline.errors import ConfigError
+from sightline.fine_tune_config import FineTuneSpec
 from sightline.settings import load_settings
 from sightline.source_config import SOURCE_SPECS, FetchSpec, Section, SourceSpec
 
@@ -89,13 +90,6 @@ class TrainSpec(Section):
         if not penalties:
             raise ValueError("give at least one")
         return penalties
-
-
-class FineTuneSpec(Section):
-    """A network trained on the images themselves."""
-
-    epochs: int = Field(5, ge=1)
-    seed: int = 0
 
 
 class LimitsSpec(Section):

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from sightline import backbones, ledger, spark, storage, tables
 from sightline.backbones import Backbone
 from sightline.backbones.inference import LEAST_COSINE, agreement, has_bf16
-from sightline.backbones.worker import COLUMNS, Part, Work, embed_parts, prepare_picture
+from sightline.backbones.worker import COLUMNS, Work, embed_parts, parts_of, prepare_picture
 from sightline.catalog import Catalog
 from sightline.config import BackboneSpec, DatasetSpec
 from sightline.ledger import Record, TaskRun
@@ -27,7 +27,6 @@ log = logging.getLogger(__name__)
 
 CHECKED_IMAGES = 16  # by which bf16 is compared with fp32
 LONG_IMAGES = 10_000  # a core, from which on half a minute of compiling pays for a ResNet-18
-PART_BYTES = 32 * 2**20  # of encoded images for a Spark task
 
 
 @dataclass(frozen=True)
@@ -177,32 +176,16 @@ def _featurize_chunk(
 ) -> None:
     from pyspark.sql.pandas.types import from_arrow_schema
 
-    parts = _parts(catalog, work.backbone_id, chunk)
+    missing = None if chunk.is_whole else _missing(catalog, work.backbone_id, chunk.url)
+    parts = parts_of(chunk.url, missing)
     numbers = session.range(len(parts), numPartitions=len(parts))
     features = numbers.mapInArrow(embed_parts(work, parts), from_arrow_schema(FEATURES))
     urls = spark.write_files(features, tables.new_folder(catalog.features))
     tables.append_new(catalog.features, urls, work.backbone_id, task.writer)
 
 
-def _parts(catalog: Catalog, backbone_id: str, chunk: Pending) -> list[Part]:
-    """A file's row groups, some together: several parts a core, so that none waits for the last."""
-    fs, path = storage.filesystem(chunk.url)
-    with fs.open(path, "rb") as stream:
-        file = pq.ParquetFile(stream)
-        sizes = [file.metadata.row_group(n).total_byte_size for n in range(file.num_row_groups)]
-        missing = None if chunk.is_whole else _missing(catalog, backbone_id, file)
-    parts, some, size_bytes = list[Part](), list[int](), 0
-    for number, size in enumerate(sizes):
-        if some and size_bytes + size > PART_BYTES:
-            parts.append(Part(chunk.url, tuple(some), missing))
-            some, size_bytes = [], 0
-        some.append(number)
-        size_bytes += size
-    return [*parts, Part(chunk.url, tuple(some), missing)]
-
-
-def _missing(catalog: Catalog, backbone_id: str, file: pq.ParquetFile) -> frozenset[str]:
-    ids = file.read(columns=["image_id"])["image_id"].to_pylist()
+def _missing(catalog: Catalog, backbone_id: str, url: str) -> frozenset[str]:
+    ids = tables.read_file(url, ["image_id"])["image_id"].to_pylist()
     known = tables.held_values(catalog.features, "image_id", ids, partition=backbone_id)
     return frozenset(ids) - known
 

@@ -40,6 +40,7 @@ class Progress:
         self.total = total
         self.every_seconds = every_seconds
         self.done = 0
+        self.note = ""  # told at the line's end
         self._started = time.monotonic()
         self._logged = -math.inf
         self._lock = threading.Lock()
@@ -76,7 +77,8 @@ class Progress:
 
     def _tell(self, now: float) -> None:
         self._logged = now
-        log.info(format_line(self.stage, self.done, self.total, now - self._started))
+        line = format_line(self.stage, self.done, self.total, now - self._started)
+        log.info("%s (%s)" if self.note else "%s%s", line, self.note)
 
 
 def format_line(stage: str, done: int, total: int, seconds: float) -> str:

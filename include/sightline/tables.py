@@ -155,6 +155,22 @@ def held_values(
     return set(found[column].to_pylist())
 
 
+def read_file(url: str, columns: list[str]) -> pa.Table:
+    """Some columns of one Parquet file."""
+    fs, path = storage.filesystem(url)
+    with fs.open(path, "rb") as stream:
+        return pq.ParquetFile(stream).read(columns=columns)
+
+
+def rows_of(table: Table, column: str, values: list[str]) -> pa.Table:
+    """The rows whose value in a column is among these."""
+    files = file_urls(table)
+    if not files or not values:
+        return table.schema.empty_table()
+    wanted = ds.field(column).isin(pa.array(values))
+    return _dataset(files, table.schema).to_table(filter=wanted)
+
+
 @contextmanager
 def query(**tables: Table | DeltaTable) -> Iterator[Callable[[str], pa.Table]]:
     """Run SQL over tables by name; a table that does not exist yet counts as empty.
@@ -376,7 +392,8 @@ def _held_by(
     opened: DeltaTable, table: Table, ours: pa.Table, key: str, partition: str | None
 ) -> list[str | None]:
     """For each of our rows, who holds its key already: the table, or an earlier row of ours."""
-    scoped = table.partition_by == "backbone_id"  # an image has a row for each backbone
+    # An image has a row for each backbone, or each model.
+    scoped = table.partition_by in ("backbone_id", "model_version")
     searched = _slice(table, partition if scoped else None)
     name = "uri" if "uri" in ours.schema.names else key
     holders: dict[str, str] = {}

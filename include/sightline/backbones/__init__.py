@@ -54,7 +54,7 @@ def load_backbone(spec: BackboneSpec) -> Backbone:
     """
     network = _load_network(spec)
     module, dim = architectures.cut_head(spec, network)
-    preprocessing = _preprocessing(spec)
+    preprocessing = preprocessing_of(spec)
     if spec.image_size is not None:
         _try_image_size(spec, module, preprocessing)
     name = f"{spec.name.replace('/', '.')}-{weights.label(spec)}"
@@ -80,10 +80,11 @@ def unpack_backbone(spec: BackboneSpec, packed: bytes) -> tuple["nn.Module", Pre
 
     module, _ = build_untrained(spec)
     weights.load_state(module, load(packed))
-    return _frozen(module), _preprocessing(spec)
+    return _frozen(module), preprocessing_of(spec)
 
 
-def _preprocessing(spec: BackboneSpec) -> Preprocessing:
+def preprocessing_of(spec: BackboneSpec) -> Preprocessing:
+    """How pictures are made ready for the network."""
     transform = architectures.make_transform(spec)
     return Preprocessing(transform, plain_geometry(transform))
 

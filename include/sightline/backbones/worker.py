@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from queue import Queue
 from threading import Event, Thread
@@ -35,8 +36,10 @@ if TYPE_CHECKING:
     from pyspark.core.broadcast import Broadcast
 
 Item = TypeVar("Item")
+Made = TypeVar("Made")
 COLUMNS = ("image_id", "content", "rotation")
 ROWS_AT_A_TIME = 32
+PART_BYTES = 32 * 2**20  # of encoded images for a Spark task
 
 
 @dataclass(frozen=True)
@@ -57,7 +60,23 @@ class Part:
 
     url: str
     row_groups: tuple[int, ...]
-    missing: frozenset[str] | None = None  # image_ids that have no features yet; None: all
+    missing: frozenset[str] | None = None  # image_ids that are wanted; None: all
+
+
+def parts_of(url: str, missing: frozenset[str] | None = None) -> list[Part]:
+    """A file's row groups, some together: several parts a core, so that none waits for the last."""
+    fs, path = storage.filesystem(url)
+    with fs.open(path, "rb") as stream:
+        held = pq.ParquetFile(stream).metadata
+        sizes = [held.row_group(number).total_byte_size for number in range(held.num_row_groups)]
+    parts, some, size_bytes = list[Part](), list[int](), 0
+    for number, size in enumerate(sizes):
+        if some and size_bytes + size > PART_BYTES:
+            parts.append(Part(url, tuple(some), missing))
+            some, size_bytes = [], 0
+        some.append(number)
+        size_bytes += size
+    return [*parts, Part(url, tuple(some), missing)]
 
 
 def embed_parts(
@@ -67,9 +86,10 @@ def embed_parts(
 
     def embed(numbers: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         ours = [parts[number] for batch in numbers for number in batch["id"].to_pylist()]
-        with _network(work) as network:
+        with borrowed(work.backbone_id, partial(_build, work)) as network:
             rows = (batch for part in ours for batch in read_part(part))
-            for image_ids, pictures in ahead(prepared(rows, work.spec, network)):
+            prepare = partial(prepare_picture, work.spec, network.preprocessing)
+            for image_ids, pictures in ahead(prepared(rows, network, prepare)):
                 yield feature_batch(image_ids, work.backbone_id, network.embed(pictures))
                 work.done.add(len(pictures))
 
@@ -90,18 +110,15 @@ def read_part(part: Part) -> Iterator[pa.RecordBatch]:
 
 
 def prepared(
-    batches: Iterable[pa.RecordBatch], spec: BackboneSpec, network: Network
-) -> Iterator[tuple[pa.Array, "list[torch.Tensor]"]]:
-    """The images of each batch, decoded and brought to the network's size."""
+    batches: Iterable[pa.RecordBatch], network: Network, prepare: Callable[[bytes, int], Made]
+) -> Iterator[tuple[pa.Array, list[Made]]]:
+    """The ids of each batch, and what `prepare` makes of each image and its declared rotation."""
     threads = 1 if network.device == "cpu" else len(os.sched_getaffinity(0))
     with ThreadPoolExecutor(threads) as pool:
         for batch in joined(batches, network.batch_size):
             rows = batch["content"].to_pylist(), batch["rotation"].to_pylist()
-            prepare = pool.map if threads > 1 else map
-            pictures = prepare(
-                lambda *row: prepare_picture(spec, network.preprocessing, *row), *rows
-            )
-            yield batch["image_id"], list(pictures)
+            made = pool.map(prepare, *rows) if threads > 1 else map(prepare, *rows)
+            yield batch["image_id"], list(made)
 
 
 def prepare_picture(
@@ -154,22 +171,24 @@ _LOADED: dict[str, Network] = {}  # a worker process serves many Spark tasks of 
 
 
 @contextmanager
-def _network(work: Work) -> Iterator[Network]:
-    """The backbone, built once a worker; on a card it stays no longer than the task that holds the card."""
+def borrowed(identity: str, build: Callable[[str], Network]) -> Iterator[Network]:
+    """The network that `build` makes for a device, once a worker; on a card it stays no longer than the
+    task that holds the card.
+    """
     import torch
 
     torch.set_num_threads(1)
     if torch.cuda.is_available():
         with card(_card_number()) as device:
-            network = _build(work, device)
+            network = build(device)
             yield network
             network.release()
         return
-    if work.backbone_id not in _LOADED:
+    if identity not in _LOADED:
         _LOADED.clear()
-        _LOADED[work.backbone_id] = _build(work, "cpu")
+        _LOADED[identity] = build("cpu")
         gc.freeze()  # Spark lets a worker collect garbage after each task
-    yield _LOADED[work.backbone_id]
+    yield _LOADED[identity]
 
 
 def _build(work: Work, device: str) -> Network:

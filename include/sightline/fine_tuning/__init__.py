@@ -1,0 +1,162 @@
+"""The dataset's backbone trained on its images: the second way to a classifier, beside a head on features.
+
+training_set lists what there is to read, reading streams it, loop trains in one process and distributed in
+several, scoring says what the network makes of the test images.
+"""
+
+import logging
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from safetensors.torch import save
+
+from sightline import backbones, models, storage, tables
+from sightline.backbones.inference import has_bf16
+from sightline.catalog import Catalog
+from sightline.config import DatasetSpec
+from sightline.fine_tune_config import FineTuneSpec
+from sightline.fine_tuning import distributed, scoring
+from sightline.fine_tuning.augmentation import views
+from sightline.fine_tuning.checkpoints import Epoch, read_checkpoint
+from sightline.fine_tuning.loop import Job
+from sightline.fine_tuning.network import make_network
+from sightline.fine_tuning.training_set import build_training_set
+from sightline.fine_tuning.tuned_models import load_tuned, save_tuned
+from sightline.ledger import Record, TaskRun
+from sightline.models import Plan
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
+
+log = logging.getLogger(__name__)
+
+
+def fine_tune(
+    session: "SparkSession",
+    spec: DatasetSpec,
+    catalog: Catalog,
+    task: TaskRun,
+    record: Record,
+    plan: Plan,
+) -> None:
+    """Train the network on the train split and keep the weights of its best epoch.
+
+    What is needed meanwhile lies in a folder of the model's own, so that another try goes on after the
+    last whole epoch; it is removed in the end.
+    """
+    assert spec.fine_tune is not None  # else the DAG has no such task
+    record.read(catalog.images, catalog.splits)
+    version = models.candidates(spec, plan)[models.FINE_TUNED]
+    folder = storage.join(catalog.staging, f"fine-tune-{version}")
+    job = prepare_job(spec, spec.fine_tune, catalog, plan, folder)
+    scores = tables.claim(catalog.scores, task.writer)
+    history = distributed.train(session, job)
+    come = read_checkpoint(job.checkpoint_url)
+    assert come is not None  # it was written after each epoch
+    best = _best_epoch(spec.fine_tune, history)
+    tables.replace_partition(catalog.scores, [], version, scores)  # those of other weights
+    model = describe(spec, catalog, plan, version, job, history, best)
+    save_tuned(catalog, model, come.best)
+    storage.remove_tree(folder)
+    record.counts = {
+        "rows": job.training_set.train_images,
+        "validation_rows": job.training_set.validation_images,
+        "epochs": len(history),
+        "best_epoch": best.number,
+        "validation_accuracy": round(best.validation_accuracy, 4),
+        "images_per_second": round(history[-1].images_per_second, 1),
+    }
+
+
+def score(
+    session: "SparkSession",
+    spec: DatasetSpec,
+    catalog: Catalog,
+    task: TaskRun,
+    record: Record,
+    plan: Plan,
+) -> None:
+    """Let the fine-tuned network say of each test image what it shows."""
+    record.read(catalog.images, catalog.splits)
+    model = load_tuned(catalog, models.candidates(spec, plan)[models.FINE_TUNED])
+    counts = scoring.score_images(session, catalog, plan, model, task.writer)
+    record.counts = {**counts, "views": len(views(model.fine_tune.test_time_augmentation))}
+    record.wrote(catalog.scores)
+
+
+def prepare_job(
+    spec: DatasetSpec, fine_tune: FineTuneSpec, catalog: Catalog, plan: Plan, folder: str
+) -> Job:
+    """What the training processes need, on storage; what an earlier try has left there stays."""
+    backbone = backbones.load_backbone(spec.backbone)
+    images = build_training_set(spec, catalog, plan, fine_tune.validation_share, folder)
+    network = make_network(backbone, fine_tune.head, len(images.labels), fine_tune.seed)
+    start_url = storage.join(folder, "start.safetensors")
+    weights = {name: value.contiguous() for name, value in network.state_dict().items()}
+    storage.write_bytes(start_url, save(weights))
+    log.info("fine_tune: %d images to train on, %d to validate with, %d classes; %s with %s",
+             images.train_images, images.validation_images, len(images.labels),
+             backbone.name, _precision(fine_tune))  # fmt: skip
+    return Job(
+        fine_tune,
+        spec.backbone,
+        _precision(fine_tune),
+        images,
+        start_url,
+        storage.join(folder, "checkpoint.safetensors"),
+    )
+
+
+def describe(
+    spec: DatasetSpec,
+    catalog: Catalog,
+    plan: Plan,
+    version: str,
+    job: Job,
+    history: list[Epoch],
+    best: Epoch,
+) -> dict[str, Any]:
+    """The model.json."""
+    return {
+        "version": version,
+        "kind": models.FINE_TUNED,
+        "fingerprint": plan.fingerprint,
+        "dataset": spec.name,
+        "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "backbone_id": plan.backbone_id,
+        "seed": job.spec.seed,
+        "spec": spec.model_dump(mode="json"),
+        "tables": {
+            "images": plan.images_version,
+            "features": plan.features_version,
+            "splits": tables.current_version(catalog.splits),
+        },
+        "labels": job.training_set.labels,
+        "reduction": None,
+        "head": None,
+        "fine_tuning": {
+            "backbone": job.backbone.model_dump(mode="json"),
+            "settings": job.spec.model_dump(mode="json"),
+            "precision": job.precision,
+            "history": [vars(epoch) for epoch in history],
+            "best_epoch": best.number,
+        },
+        "rows": {
+            "train": job.training_set.train_images,
+            "validation": job.training_set.validation_images,
+        },
+        "metrics": {},
+    }
+
+
+def _best_epoch(fine_tune: FineTuneSpec, history: list[Epoch]) -> Epoch:
+    """The epoch whose weights are kept."""
+    if fine_tune.keep == "last":
+        return history[-1]
+    return min(history, key=lambda epoch: epoch.validation_loss)
+
+
+def _precision(fine_tune: FineTuneSpec) -> str:
+    if fine_tune.precision != "auto":
+        return fine_tune.precision
+    return "bf16" if has_bf16() else "fp32"

@@ -1,0 +1,107 @@
+"""A backbone with a head of its own for the dataset's classes, and which of its layers learn."""
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+
+from sightline import backbones
+from sightline.backbones import Backbone
+from sightline.errors import TrainingError
+from sightline.fine_tune_config import TunedHeadSpec
+
+if TYPE_CHECKING:
+    from sightline.config import BackboneSpec
+
+NORMS = nn.modules.batchnorm._BatchNorm
+
+
+class TunedNetwork(nn.Module):
+    """Pictures (n, 3, h, w) to logits (n, classes)."""
+
+    def __init__(self, backbone: nn.Module, head: nn.Module) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.head = head
+
+    def forward(self, pictures: torch.Tensor) -> torch.Tensor:
+        """Logits, not normalised."""
+        logits: torch.Tensor = self.head(self.backbone(pictures).flatten(1))
+        return logits
+
+
+def make_network(backbone: Backbone, head: TunedHeadSpec, classes: int, seed: int) -> TunedNetwork:
+    """The backbone's weights under a new head, whose weights the seed alone decides."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        made = make_head(head, backbone.dim, classes)
+    return TunedNetwork(backbone.module, made).to(memory_format=torch.channels_last)
+
+
+def empty_network(spec: "BackboneSpec", head: TunedHeadSpec, classes: int) -> TunedNetwork:
+    """The same network for weights that are loaded next."""
+    module, dim = backbones.build_untrained(spec)
+    return TunedNetwork(module, make_head(head, dim, classes))
+
+
+def make_head(spec: TunedHeadSpec, dim: int, classes: int) -> nn.Sequential:
+    """Features (n, dim) to logits (n, classes)."""
+    layers: list[nn.Module] = []
+    if spec.hidden is not None:
+        layers += [nn.Linear(dim, spec.hidden), nn.ReLU()]
+        dim = spec.hidden
+    if spec.batch_norm:
+        layers.append(nn.BatchNorm1d(dim))
+    if spec.dropout:
+        layers.append(nn.Dropout(spec.dropout))
+    return nn.Sequential(*layers, nn.Linear(dim, classes))
+
+
+def let_learn(network: TunedNetwork, trainable: str) -> None:
+    """Let the named layers learn and no others; see `fine_tune_config.Trainable`.
+
+    A layer that does not learn is in evaluation mode: a batch norm keeps its statistics.
+    """
+    network.requires_grad_(False)
+    for module in _learning(network, trainable):
+        module.requires_grad_(True)
+    set_modes(network, training=True)
+
+
+def set_modes(network: TunedNetwork, *, training: bool) -> None:
+    """Training mode for all but the batch norms that do not learn, or evaluation mode for all."""
+    network.train(training)
+    for module in network.modules():
+        if isinstance(module, NORMS) and not _learns(module):
+            module.eval()
+
+
+def _learning(network: TunedNetwork, trainable: str) -> list[nn.Module]:
+    if trainable == "all":
+        return [network]
+    modules = list(network.backbone.modules())
+    if trainable == "half":
+        layers = [module for module in modules if list(module.parameters(recurse=False))]
+        return [network.head, *layers[len(layers) // 2 :]]
+    parts = trainable.split("+")
+    chosen: list[nn.Module] = [network.head]
+    if "bn" in parts:
+        chosen += [module for module in modules if isinstance(module, NORMS)]
+    if parts[-1].startswith("last_"):
+        count = int(parts[-1].split("_")[1])
+        chosen += _last_convolutions(modules, count)
+    return chosen
+
+
+def _last_convolutions(modules: list[nn.Module], count: int) -> list[nn.Module]:
+    convolutions = [module for module in modules if isinstance(module, nn.Conv2d)]
+    if len(convolutions) < count:
+        raise TrainingError(
+            f"fine_tune.trainable names the last {count} convolutions, but the backbone has "
+            f"{len(convolutions)}; name fewer, or use half or all."
+        )
+    return list(convolutions[-count:])
+
+
+def _learns(module: nn.Module) -> bool:
+    return any(parameter.requires_grad for parameter in module.parameters())

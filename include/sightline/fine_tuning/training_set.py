@@ -1,0 +1,153 @@
+"""Which rows of the images table a training reads: a list for each row group, made once by the driver.
+
+A list names the labelled rows of the train and val splits by their places, so that a process reads
+images straight from the table and holds one list at a time.
+"""
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from sightline import storage, tables
+from sightline.catalog import Catalog
+from sightline.config import DatasetSpec
+from sightline.errors import TrainingError
+from sightline.models import Plan
+
+LIST = pa.schema(
+    [
+        ("row", pa.int32()),  # in its row group
+        ("label", pa.int32()),  # its place among the training set's labels
+        ("is_validation", pa.bool_()),
+    ]
+)
+CLASSES = """
+    SELECT i.label, count(*) AS images FROM images i
+    JOIN splits s ON s.image_id = i.image_id AND s.split = 'train'
+    WHERE i.label IS NOT NULL GROUP BY i.label ORDER BY i.label
+"""
+
+
+@dataclass(frozen=True)
+class RowGroup:
+    """A row group of a file of the images table; `place` is that of its rows' list in the list's file."""
+
+    url: str
+    number: int
+    list_url: str
+    place: int
+    train_images: int
+    validation_images: int
+
+
+@dataclass(frozen=True)
+class TrainingSet:
+    """What there is to train on. `class_images` counts the train images of each label."""
+
+    labels: list[str]
+    class_images: list[int]
+    row_groups: list[RowGroup]
+    train_images: int
+    validation_images: int
+
+
+def build_training_set(
+    spec: DatasetSpec, catalog: Catalog, plan: Plan, validation_share: float, folder: str
+) -> TrainingSet:
+    """Write the lists into a folder; TrainingError where there is too little to train on."""
+    images = tables.open_table(catalog.images, plan.images_version)
+    assert images is not None  # the plan was made of it
+    with tables.query(images=images, splits=catalog.splits) as sql:
+        found = sql(CLASSES)
+    labels = found["label"].to_pylist()
+    if len(labels) < 2:
+        raise TrainingError(
+            f"Dataset {spec.name} has {len(labels)} class(es) in its train split "
+            f"({', '.join(labels)}); a classifier needs two, so add images of another class."
+        )
+    share = 0.0 if _has_val_split(catalog) else validation_share
+    groups, counts = list[RowGroup](), np.zeros((2, len(labels)), dtype=np.int64)
+    for number, url in enumerate(tables.file_urls(catalog.images, plan.images_version)):
+        lists = dict(_lists(url, catalog, labels, share))
+        groups += _write_lists(lists, url, storage.join(folder, f"{number:06d}.parquet"))
+        for rows in lists.values():
+            np.add.at(counts, (rows["is_validation"].to_numpy(False).astype(int), rows["label"]), 1)
+    train, validation = (int(row.sum()) for row in counts)
+    if not train or not validation:
+        raise TrainingError(
+            f"Dataset {spec.name}: {train} images to train on and {validation} to validate with; add "
+            "images or change fine_tune.validation_share."
+        )
+    return TrainingSet(labels, counts[0].tolist(), groups, train, validation)
+
+
+def is_held_out(group_id: str, share: float) -> bool:
+    """Whether a near-duplicate group of the train split validates: by its hash, the same for ever."""
+    digest = hashlib.sha256(f"validation/{group_id}".encode()).digest()
+    return int.from_bytes(digest[:8], "big") / 2**64 < share
+
+
+def read_list(group: RowGroup, *, validation: bool) -> list[tuple[int, int]]:
+    """The (row, label) pairs of a row group's train or validation images."""
+    with _opened(group.list_url) as file:
+        rows = file.read_row_group(group.place).to_pylist()
+    return [(row["row"], row["label"]) for row in rows if row["is_validation"] == validation]
+
+
+def _has_val_split(catalog: Catalog) -> bool:
+    with tables.query(splits=catalog.splits) as sql:
+        return bool(sql("SELECT 1 FROM splits WHERE split = 'val' LIMIT 1").num_rows)
+
+
+def _lists(
+    url: str, catalog: Catalog, labels: list[str], validation_share: float
+) -> Iterator[tuple[int, pa.RecordBatch]]:
+    """The rows of LIST of each row group of a file that has any."""
+    places = {label: place for place, label in enumerate(labels)}
+    with _opened(url) as file:
+        for number in range(file.num_row_groups):
+            held = file.read_row_group(number, columns=["image_id", "label"]).to_pylist()
+            ids = [row["image_id"] for row in held]
+            splits = tables.rows_of(catalog.splits, "image_id", ids).to_pylist()
+            known = {row["image_id"]: row for row in splits if row["split"] in ("train", "val")}
+            rows = [
+                {
+                    "row": row,
+                    "label": places[one["label"]],
+                    "is_validation": _validates(known[one["image_id"]], validation_share),
+                }
+                for row, one in enumerate(held)
+                if one["image_id"] in known and one["label"] in places
+            ]
+            if rows:
+                yield number, pa.RecordBatch.from_pylist(rows, schema=LIST)
+
+
+def _validates(split: dict[str, Any], share: float) -> bool:
+    return split["split"] == "val" or is_held_out(split["group_id"], share)
+
+
+def _write_lists(lists: dict[int, pa.RecordBatch], url: str, list_url: str) -> list[RowGroup]:
+    if not lists:
+        return []
+    buffer = pa.BufferOutputStream()
+    with pq.ParquetWriter(buffer, LIST) as writer:
+        for rows in lists.values():
+            writer.write_table(pa.Table.from_batches([rows]), row_group_size=len(rows))
+    storage.write_bytes(list_url, buffer.getvalue().to_pybytes())
+    groups = []
+    for place, (number, rows) in enumerate(lists.items()):
+        validation = rows["is_validation"].true_count
+        train = len(rows) - validation
+        groups.append(RowGroup(url, number, list_url, place, train, validation))
+    return groups
+
+
+def _opened(url: str) -> Any:
+    fs, path = storage.filesystem(url)
+    return pq.ParquetFile(path, filesystem=fs, pre_buffer=False)
