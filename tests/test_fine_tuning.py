@@ -204,9 +204,9 @@ def test_too_little_to_train_on_ends_in_a_sentence(
 def job_of(spec: DatasetSpec, catalog: Catalog, plan: Plan, name: str, **changed: Any) -> Job:
     assert spec.fine_tune is not None
     fine_tune = spec.fine_tune.model_copy(update=changed)
-    return fine_tuning.prepare_job(
-        spec, fine_tune, catalog, plan, storage.join(catalog.staging, name)
-    )
+    images = training_set(spec, catalog, plan)
+    folder = storage.join(catalog.staging, name)
+    return fine_tuning.prepare_job(fine_tune, spec.backbone, images, folder)
 
 
 def come(job: Job) -> Progressed:

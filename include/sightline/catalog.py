@@ -9,7 +9,6 @@
     staging/            work lists of running jobs
 """
 
-import re
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -72,6 +71,11 @@ class Catalog:
         return self._table("metrics", schemas.METRICS, "model_version")
 
     @property
+    def scaling(self) -> Table:
+        """What scaling studies measured, by study."""
+        return self._table("scaling", schemas.SCALING, "study")
+
+    @property
     def tables(self) -> list[Table]:
         """All tables in flow order."""
         return [
@@ -84,6 +88,7 @@ class Catalog:
             self.scores,
             self.predictions,
             self.metrics,
+            self.scaling,
         ]
 
     @property
@@ -122,7 +127,7 @@ class Catalog:
 
     def run(self, dag_id: str, run_id: str) -> str:
         """Folder of one run's records; run ids hold characters that paths should not."""
-        return storage.join(self.runs, dag_id, re.sub(r"[^A-Za-z0-9_.-]", "_", run_id))
+        return storage.join(self.runs, dag_id, storage.safe_name(run_id))
 
     def _table(self, name: str, schema: pa.Schema, partition_by: str | None) -> Table:
         return Table(name, storage.join(self.root, name), schema, partition_by)

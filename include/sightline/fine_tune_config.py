@@ -38,17 +38,35 @@ class PhaseSpec(Section):
     learning_rate: float = Field(gt=0)
 
 
+Optimizer = Literal["sgd", "adamw", "adam", "rmsprop"]
+Loss = Literal["cross_entropy", "label_smoothing", "focal"]
+
+
 class SearchSpec(Section):
-    """Values to try before the training itself, each with fewer epochs; the best ones are taken."""
+    """Values to try before the training itself, each with a few epochs; the best ones are taken."""
 
     trials: int = Field(8, ge=2)
     epochs: int = Field(1, ge=1)  # of each trial
     minutes: float | None = Field(None, gt=0)  # after which no trial begins
-    learning_rate: tuple[float, float] | None = None  # from, to: drawn on a logarithmic scale
-    optimizer: tuple[str, ...] = ()
-    loss: tuple[str, ...] = ()
-    image_size: tuple[int, ...] = ()
-    batch_size: tuple[int, ...] = ()
+    # from, to; drawn on a logarithmic scale
+    learning_rate: tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]] | None = None
+    optimizer: tuple[Optimizer, ...] = ()
+    loss: tuple[Loss, ...] = ()
+    image_size: tuple[Annotated[int, Field(ge=16, le=2048)], ...] = ()
+    batch_size: tuple[Annotated[int, Field(ge=2)], ...] = ()
+
+    @model_validator(mode="after")
+    def _searches_something(self) -> Self:
+        values = (self.learning_rate, self.optimizer, self.loss, self.image_size, self.batch_size)
+        if not any(values):
+            raise ValueError(
+                "name what to try: learning_rate, optimizer, loss, image_size or batch_size"
+            )
+        if self.learning_rate is not None and self.learning_rate[0] >= self.learning_rate[1]:
+            raise ValueError(
+                f"learning_rate must rise, but is {self.learning_rate[0]} to {self.learning_rate[1]}"
+            )
+        return self
 
 
 class FineTuneSpec(Section):
@@ -64,11 +82,11 @@ class FineTuneSpec(Section):
     phases: tuple[PhaseSpec, ...] = ()
     batch_size: int = Field(32, ge=2)  # of all processes together
     head: TunedHeadSpec = TunedHeadSpec()
-    loss: Literal["cross_entropy", "label_smoothing", "focal"] = "cross_entropy"
+    loss: Loss = "cross_entropy"
     label_smoothing: float = Field(0.1, gt=0, lt=1)  # of the loss of that name
     focal_gamma: float = Field(2.0, gt=0)  # of the focal loss
     class_weights: Literal["none", "balanced"] = "none"
-    optimizer: Literal["sgd", "adamw", "adam", "rmsprop"] = "adamw"
+    optimizer: Optimizer = "adamw"
     weight_decay: float = Field(1e-2, ge=0)
     momentum: float = Field(0.9, ge=0, lt=1)  # of sgd and rmsprop
     schedule: Literal["one_cycle", "cosine", "plateau", "constant"] = "one_cycle"
@@ -91,9 +109,11 @@ class FineTuneSpec(Section):
 
     @model_validator(mode="after")
     def _divides(self) -> Self:
-        if self.batch_size % self.processes or self.batch_size // self.processes < 2:
+        sizes = [self.batch_size, *(self.search.batch_size if self.search else ())]
+        unequal = [size for size in sizes if size % self.processes or size < 2 * self.processes]
+        if unequal:
             raise ValueError(
-                f"batch_size {self.batch_size} gives {self.processes} processes no equal shares of two "
+                f"batch_size {unequal[0]} gives {self.processes} processes no equal shares of two "
                 "images or more"
             )
         return self

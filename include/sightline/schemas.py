@@ -127,3 +127,18 @@ METRICS = pa.schema(
         pa.field("value", pa.float64(), nullable=False),
     ]
 )
+
+# One setting of a scaling study; workers x batch size.
+SCALING = pa.schema(
+    [
+        pa.field("study", pa.string(), nullable=False),  # the run of the DAG scaling_study
+        pa.field("workers", pa.int32(), nullable=False),
+        pa.field("batch_size", pa.int32(), nullable=False),  # of all workers together
+        pa.field("epochs", pa.int32(), nullable=False),
+        pa.field("images_per_second", pa.float64(), nullable=False),  # while training
+        pa.field("efficiency", pa.float64(), nullable=False),  # speed a worker, to that of fewest
+        pa.field("accuracy", pa.float64(), nullable=False),  # of the validation images, at the end
+        pa.field("seconds", pa.float64(), nullable=False),
+        pa.field("cost", pa.float64(), nullable=False),  # in the currency of price_per_hour
+    ]
+)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import uuid
 from contextlib import suppress
@@ -30,6 +31,11 @@ def located(path: str) -> str:
 def join(url: str, *parts: str) -> str:
     """Join path parts to a URL with single slashes."""
     return "/".join([url.rstrip("/"), *(part.strip("/") for part in parts)])
+
+
+def safe_name(text: str) -> str:
+    """A text as a file's name; an Airflow run's id holds characters that paths should not."""
+    return re.sub(r"[^A-Za-z0-9_.-]", "_", text)
 
 
 def filesystem(url: str) -> tuple[fsspec.AbstractFileSystem, str]:

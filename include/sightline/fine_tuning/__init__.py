@@ -13,14 +13,15 @@ from safetensors.torch import save
 from sightline import backbones, models, storage, tables
 from sightline.backbones.inference import has_bf16
 from sightline.catalog import Catalog
-from sightline.config import DatasetSpec
+from sightline.config import BackboneSpec, DatasetSpec
 from sightline.fine_tune_config import FineTuneSpec
-from sightline.fine_tuning import distributed, scoring
+from sightline.fine_tuning import augmentation, distributed, scoring
 from sightline.fine_tuning.augmentation import views
 from sightline.fine_tuning.checkpoints import Epoch, read_checkpoint
 from sightline.fine_tuning.loop import Job
 from sightline.fine_tuning.network import make_network
-from sightline.fine_tuning.training_set import build_training_set
+from sightline.fine_tuning.search import Found, search
+from sightline.fine_tuning.training_set import TrainingSet, build_training_set
 from sightline.fine_tuning.tuned_models import load_tuned, save_tuned
 from sightline.ledger import Record, TaskRun
 from sightline.models import Plan
@@ -48,14 +49,23 @@ def fine_tune(
     record.read(catalog.images, catalog.splits)
     version = models.candidates(spec, plan)[models.FINE_TUNED]
     folder = storage.join(catalog.staging, f"fine-tune-{version}")
-    job = prepare_job(spec, spec.fine_tune, catalog, plan, folder)
     scores = tables.claim(catalog.scores, task.writer)
+    images = build_training_set(spec, catalog, plan, spec.fine_tune.validation_share, folder)
+
+    def train(fine_tune: FineTuneSpec, backbone: BackboneSpec, place: str) -> list[Epoch]:
+        return distributed.train(session, prepare_job(fine_tune, backbone, images, place))
+
+    found = Found(spec.fine_tune, spec.backbone, [])
+    if spec.fine_tune.search is not None:
+        found = search(spec.fine_tune.search, spec.fine_tune, spec.backbone, folder, train)
+    job = prepare_job(found.fine_tune, found.backbone, images, folder)
     history = distributed.train(session, job)
     come = read_checkpoint(job.checkpoint_url)
     assert come is not None  # it was written after each epoch
-    best = _best_epoch(spec.fine_tune, history)
+    best = _best_epoch(job.spec, history)
     tables.replace_partition(catalog.scores, [], version, scores)  # those of other weights
     model = describe(spec, catalog, plan, version, job, history, best)
+    model["fine_tuning"]["search"] = [vars(trial) for trial in found.trials]
     save_tuned(catalog, model, come.best)
     storage.remove_tree(folder)
     record.counts = {
@@ -85,12 +95,12 @@ def score(
 
 
 def prepare_job(
-    spec: DatasetSpec, fine_tune: FineTuneSpec, catalog: Catalog, plan: Plan, folder: str
+    fine_tune: FineTuneSpec, backbone_spec: BackboneSpec, images: TrainingSet, folder: str
 ) -> Job:
-    """What the training processes need, on storage; what an earlier try has left there stays."""
-    backbone = backbones.load_backbone(spec.backbone)
-    images = build_training_set(spec, catalog, plan, fine_tune.validation_share, folder)
+    """What the training processes need, on storage; a checkpoint that an earlier try left there counts."""
+    backbone = backbones.load_backbone(backbone_spec)
     network = make_network(backbone, fine_tune.head, len(images.labels), fine_tune.seed)
+    augmentation.make_augmentation(fine_tune.augmentation, backbone.preprocessing, fine_tune.seed)
     start_url = storage.join(folder, "start.safetensors")
     weights = {name: value.contiguous() for name, value in network.state_dict().items()}
     storage.write_bytes(start_url, save(weights))
@@ -99,7 +109,7 @@ def prepare_job(
              backbone.name, _precision(fine_tune))  # fmt: skip
     return Job(
         fine_tune,
-        spec.backbone,
+        backbone_spec,
         _precision(fine_tune),
         images,
         start_url,

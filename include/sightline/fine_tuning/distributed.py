@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 def train(session: "SparkSession", job: Job) -> list[Epoch]:
     """Run the job in as many processes as it asks for, and return its history."""
     is_local = str(session.sparkContext.master).startswith("local")
-    if is_local and job.spec.processes == 1:
+    if is_local and job.spec.processes == 1 and job.threads is None:
         return loop.run(job, device="cuda" if torch.cuda.is_available() else "cpu")
     from pyspark.ml.torch.distributor import TorchDistributor
 
@@ -42,7 +42,7 @@ def run_process(job: Job) -> None:
     device = f"cuda:{os.environ['LOCAL_RANK']}" if is_cuda else "cpu"
     if not is_cuda:
         here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-        torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // here))
+        torch.set_num_threads(job.threads or max(1, len(os.sched_getaffinity(0)) // here))
     torch.distributed.init_process_group("nccl" if is_cuda else "gloo")
     try:
         loop.run(job, place, device)

@@ -50,6 +50,7 @@ class Job:
     start_url: str  # the network's weights before the first epoch
     checkpoint_url: str
     loader_processes: int = 1  # that prepare pictures beside each training process
+    threads: int | None = None  # of torch in each process; default: its share of the cores
 
 
 @dataclass
@@ -91,9 +92,7 @@ class _Training:
         self.network: TunedNetwork = empty_network(
             job.backbone, job.spec.head, len(self.images.labels)
         )
-        self.come = read_checkpoint(job.checkpoint_url) or Progressed(
-            read_weights(job.start_url)
-        )
+        self.come = read_checkpoint(job.checkpoint_url) or Progressed(read_weights(job.start_url))
         self.network.load_state_dict(self.come.network)
         self.network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.loss = recipes.LOSSES[self.spec.loss](self.spec)
