@@ -183,6 +183,18 @@ def test_a_folds_pca_is_that_of_all_other_rows(spark: "SparkSession", catalog: C
     np.testing.assert_allclose(ours, pcas[0].project(values), atol=1e-4)
 
 
+def test_a_fold_too_small_for_the_wanted_components_has_fewer(
+    spark: "SparkSession", spec: DatasetSpec, catalog: Catalog, tmp_path: Path
+) -> None:
+    values = np.random.default_rng(0).normal(size=(6, 8))
+    plan = store_embeddings(catalog, spec, values, LABELS[:6], ["train"] * 6)
+    files = tables.file_urls(catalog.features, None, plan.backbone_id)
+    rows = [(f"{number:064x}", number % 3) for number in range(6)]
+    chosen = chosen_rows(spark, files, spark.createDataFrame(rows, "image_id string, fold int"))
+    pcas = fit_pcas(chosen, values[0], ReduceSpec(components=5), str(tmp_path))
+    assert [len(pca.components) for pca in pcas] == [3, 3, 3]
+
+
 def test_images_that_look_alike_count_as_one_against_the_folds(
     spark: "SparkSession", spec: DatasetSpec, catalog: Catalog
 ) -> None:

@@ -4,13 +4,14 @@ import gc
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
 import pytest
 
 from sightline import models
 from sightline.classifiers import (
+    PORTABLE_HEADS,
     Classifier,
     LogisticRegression,
     Pca,
@@ -19,7 +20,7 @@ from sightline.classifiers import (
     pack,
     unpack,
 )
-from sightline.config import ReduceSpec, TrainSpec
+from sightline.config import HeadName, ReduceSpec, TrainSpec
 from sightline.errors import TrainingError
 from sightline.evaluation import evaluate
 from sightline.principal_components import fit_pca, sum_moments
@@ -178,6 +179,10 @@ def test_l1_leaves_out_what_tells_nothing(spark: "SparkSession", tmp_path: Path)
     assert kept[0.0].all()
     assert kept[1.0][:3].all()
     assert kept[1.0][3:].mean() < 0.3
+
+
+def test_every_head_that_a_dataset_file_may_name_is_there() -> None:
+    assert set(HEADS) == set(PORTABLE_HEADS) == set(get_args(HeadName))
 
 
 def test_each_head_has_its_own_grid() -> None:

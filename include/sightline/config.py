@@ -115,7 +115,7 @@ class TrainSpec(Section):
     depths: Grid[Annotated[int, Field(ge=1, le=30)]] = (5, 10)
     hidden_layers: Grid[tuple[Annotated[int, Field(ge=1)], ...]] = (
         (64,),
-    )  # widths, input side first
+    )  # widths, from the input
     folds: int = Field(3, ge=2, le=10)
     max_iterations: int = Field(100, ge=1)
     seed: int = 0

@@ -75,7 +75,15 @@ def fit_pcas(selection: Selection, shift: Array, wanted: ReduceSpec, folder: str
     summed = sum_features(selection, shift, folder)
     total = read_moments([url for urls in summed.values() for url in urls], len(shift))
     for fold in sorted(summed):
-        yield fit_pca(without(total, read_moments(summed[fold], len(shift))), shift, wanted)
+        others = without(total, read_moments(summed[fold], len(shift)))
+        yield fit_pca(others, shift, _at_most(wanted, others.count - 1))
+
+
+def _at_most(wanted: ReduceSpec, components: int) -> ReduceSpec:
+    """Where the whole train split has images enough, those without a fold may be too few."""
+    if wanted.components is None or wanted.components <= components:
+        return wanted
+    return ReduceSpec(components=max(components, 1))
 
 
 def project_rows(selection: Selection, pca: Pca) -> "DataFrame":
