@@ -60,14 +60,15 @@ def write_features(folder: Path, rows: int, dim: int) -> None:
 
 def ours(session: "SparkSession", folder: Path, components: int) -> Found:
     """As the reduce job does it: moments summed by the workers, one eigen-decomposition."""
-    from sightline import principal_components, reduction
+    from sightline import embeddings, principal_components
     from sightline.config import ReduceSpec
 
     files = sorted(str(path) for path in folder.iterdir())
-    shift = reduction.first_embedding(files)
-    with tempfile.TemporaryDirectory() as moments_folder:
-        every = reduction.whole_files(session, files)
-        moments = reduction.sum_features(every, shift, moments_folder)
+    shift = embeddings.first_embedding(files)
+    with tempfile.TemporaryDirectory() as folder_of_sums:
+        every = embeddings.whole_files(session, files)
+        (summed,) = embeddings.sum_features(every, shift, folder_of_sums).values()
+        moments = embeddings.read_moments(summed, dim=len(shift))
     pca = principal_components.fit_pca(moments, shift, ReduceSpec(components=components))
     return pca.components, pca.explained_variance_ratio
 

@@ -11,9 +11,11 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 
 FOUNDATIONS = {
     "errors", "settings", "config", "backbone_names", "storage", "schemas", "tables", "catalog",
-    "images", "progress", "spark", "source_config",
+    "images", "progress", "spark", "source_config", "batches", "classifiers",
 }  # fmt: skip
-MIDDLE = {"sources", "backbones", "models", "ledger", "rejection"}
+MIDDLE = {
+    "sources", "backbones", "models", "ledger", "rejection", "principal_components", "embeddings",
+}  # fmt: skip
 STAGES = {
     "ingestion", "featurization", "splitting", "reduction", "training", "evaluation", "publishing",
     "validation", "reporting", "lineage", "preflight",

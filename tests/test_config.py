@@ -9,7 +9,7 @@ import pytest
 from pydantic import ValidationError
 
 from sightline.backbone_names import TORCHVISION_NAMES
-from sightline.config import dataset_files, load_dataset, read_dataset
+from sightline.config import TrainSpec, dataset_files, load_dataset, read_dataset
 from sightline.errors import ConfigError
 from sightline.settings import load_settings
 
@@ -69,6 +69,14 @@ def test_every_key_can_be_set(datasets: Path) -> None:
     assert spec.limits.images_per_class == 9
 
 
+def test_a_head_is_shown_with_its_own_keys_only_and_read_again_as_it_was() -> None:
+    forest = TrainSpec(head="random_forest", depths=(3,), class_weights="balanced")
+    shown = forest.model_dump(mode="json")
+    assert {"depths", "trees", "class_weights"} <= shown.keys()
+    assert not {"penalties", "l1_ratios", "hidden_layers", "max_iterations"} & shown.keys()
+    assert TrainSpec.model_validate(shown) == forest
+
+
 def test_nothing_is_scheduled_or_reduced_where_the_file_says_null(datasets: Path) -> None:
     path = datasets / "pets.yaml"
     path.write_text(f"{FOLDER}schedule: null\nreduce: null", encoding="utf-8")
@@ -123,7 +131,18 @@ KEYS = "backbone, description, fetch, fine_tune, limits, reduce, schedule, sourc
         (f"{FOLDER}train: {{penalties: [-1]}}", "pets.yaml: train.penalties.0: input should be "
          "greater than or equal to 0, but is -1."),
         (f"{FOLDER}train: {{head: svm}}",
-         "pets.yaml: train.head: input should be 'logistic_regression', but is 'svm'."),
+         "pets.yaml: train.head: input should be 'logistic_regression', 'linear_svm', 'random_forest' "
+         "or 'multilayer_perceptron', but is 'svm'."),
+        (f"{FOLDER}train: {{l1_ratios: [2]}}", "pets.yaml: train.l1_ratios.0: input should be "
+         "less than or equal to 1, but is 2."),
+        (f"{FOLDER}train: {{head: random_forest, depths: []}}",
+         "pets.yaml: train.depths: give at least one."),
+        (f"{FOLDER}train: {{head: linear_svm, l1_ratios: [0.5]}}",
+         "pets.yaml: train: l1_ratios belongs to logistic_regression, and the head is linear_svm; "
+         "remove it or choose another head."),
+        (f"{FOLDER}train: {{head: multilayer_perceptron, class_weights: balanced}}",
+         "pets.yaml: train: class_weights belongs to logistic_regression, linear_svm and "
+         "random_forest, and the head is multilayer_perceptron; remove it or choose another head."),
         (f"{FOLDER}limits: {{rejected_share: 1.5}}", "pets.yaml: limits.rejected_share: input "
          "should be less than or equal to 1, but is 1.5."),
         (f"{FOLDER}schedule: every day", "pets.yaml: schedule: 'every day' is not a cron "

@@ -12,11 +12,12 @@ from hypothesis import strategies as st
 
 from sightline import evaluation, models, tables
 from sightline.catalog import Catalog
+from sightline.classifiers import Classifier, LogisticRegression, Pca, Scaler
 from sightline.config import DatasetSpec
 from sightline.errors import TrainingError
 from sightline.evaluation import Tally, evaluate, metric_rows, per_class
 from sightline.ledger import Record
-from sightline.models import Classifier, Pca, Plan
+from sightline.models import Plan
 from tests.conftest import catalog_of, make_task, store_embeddings, write_dataset
 
 DATASET = "source: {type: folder, path: photos}\nreduce: null\n"
@@ -118,18 +119,23 @@ SPLITS = ["train"] * 4 + ["test"] * 5
 VALUES = [[-1, 0], [1, 0], [-2, 0], [2, 0], [-1, 1], [1, 1], [3, 0], [2, 2], [1, 5]]
 
 
-def trained(catalog: Catalog, spec: DatasetSpec, values: Any = VALUES) -> Plan:
+def trained(
+    catalog: Catalog, spec: DatasetSpec, values: Any = VALUES, pca: Pca | None = None
+) -> Plan:
     """A model by hand: to the right of 0 is right; without training, so without Spark."""
     plan = store_embeddings(catalog, spec, values, LABELS, SPLITS)
-    width = 2
-    head = Classifier(
-        ["left", "right"], np.zeros(width), np.ones(width), np.array([[-1.0, 0], [1.0, 0]]),
-        np.zeros(2),
-    )  # fmt: skip
-    models.save_classifier(catalog, plan.version, head)
+    head = LogisticRegression(np.array([[-1.0, 0], [1.0, 0]]), np.zeros(2))
+    classifier = Classifier(["left", "right"], pca, Scaler(np.zeros(2), np.ones(2)), head)
+    models.save_classifier(catalog, plan.version, classifier)
     models.write_model(
         catalog,
-        {"version": plan.version, "labels": head.labels, "rows": {"train": 4}, "metrics": {}},
+        {
+            "version": plan.version,
+            "labels": classifier.labels,
+            "head": {"kind": "logistic_regression"},
+            "rows": {"train": 4},
+            "metrics": {},
+        },
     )
     return plan
 
@@ -181,9 +187,8 @@ def test_a_rerun_replaces_predictions_and_metrics(spec: DatasetSpec, catalog: Ca
 def test_the_pca_comes_before_the_head(spec: DatasetSpec, catalog: Catalog) -> None:
     reduced = spec.model_copy(update={"reduce": DatasetSpec.model_fields["reduce"].default})
     turned = np.roll(np.float32(VALUES), 1, axis=1) + 10  # the PCA turns and moves it back
-    plan = trained(catalog, reduced, turned)
     pca = Pca(np.full(2, 10.0), np.array([[0, 1.0], [1.0, 0]]), np.array([0.6, 0.4]))
-    models.save_pca(catalog, plan.version, pca)
+    plan = trained(catalog, reduced, turned, pca)
     assert run(reduced, catalog, plan).counts == {"rows": 4, "accuracy": 0.5, "unseen": 1}
 
 

@@ -9,9 +9,10 @@ import pytest
 
 from sightline import models, storage
 from sightline.catalog import Catalog
+from sightline.classifiers import Classifier, LogisticRegression, Pca, Scaler, arrays_of
 from sightline.config import BackboneSpec, DatasetSpec, ReduceSpec, SplitSpec, TrainSpec
 from sightline.errors import TrainingError
-from sightline.models import Classifier, Pca, make_plan
+from sightline.models import make_plan
 from sightline.publishing import publish
 from tests.conftest import catalog_of, made_up_image_row, make_task, store_embeddings, store_rows
 from tests.conftest import write_dataset as write
@@ -88,19 +89,19 @@ def test_arrays_are_kept_exactly(catalog: Catalog) -> None:
     np.testing.assert_array_equal(kept.mean, mean)
     np.testing.assert_array_equal(kept.components, components)
     np.testing.assert_array_equal(kept.explained_variance_ratio, ratios)
-    head = Classifier(["a", "b"], mean[:2], mean[2:4], components[:, :2], mean[:2])
-    models.save_classifier(catalog, "v1", head)
-    again = models.load_classifier(catalog, "v1", ["a", "b"])
-    values = rng.normal(size=(4, 2))
-    np.testing.assert_array_equal(again.probabilities(values), head.probabilities(values))
-    np.testing.assert_array_equal(again.coefficients, components[:, :2])
+    head = LogisticRegression(components[:, :2], mean[:2])
+    whole = Classifier(["a", "b"], kept, Scaler(mean[:2], mean[2:4]), head)
+    models.save_classifier(catalog, "v1", whole)
+    model = {"version": "v1", "labels": ["a", "b"], "head": {"kind": "logistic_regression"}}
+    again = models.load_classifier(catalog, model)
+    values = rng.normal(size=(4, 5))
+    np.testing.assert_array_equal(again.probabilities(values), whole.probabilities(values))
+    np.testing.assert_array_equal(arrays_of(again.head)["coefficients"], components[:, :2])
     assert models.load_pca(catalog, "v2") is None
 
 
 def test_probabilities_of_extreme_values_stay_finite() -> None:
-    head = Classifier(
-        ["a", "b"], np.zeros(1), np.ones(1), np.array([[900.0], [-900.0]]), np.zeros(2)
-    )
+    head = LogisticRegression(np.array([[900.0], [-900.0]]), np.zeros(2))
     assert head.probabilities(np.array([[5.0], [-5.0]])).tolist() == [[1, 0], [0, 1]]
 
 

@@ -1,7 +1,6 @@
 """Training: what is kept predicts as Spark does, and the same data give the same model."""
 
-import gc
-from collections.abc import Iterator
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,12 +12,16 @@ from sklearn.preprocessing import StandardScaler
 
 from sightline import models
 from sightline.catalog import Catalog
+from sightline.classifiers import Classifier, arrays_of
 from sightline.config import DatasetSpec, TrainSpec
 from sightline.errors import TrainingError
-from sightline.training import fit_head, to_classifier, train_classifier
+from sightline.training import train_classifier
+from sightline.training.fitting import fit_pipeline, plan_course, to_classifier
+from sightline.training.heads import HEADS
 from tests.conftest import catalog_of, make_task, store_embeddings, write_dataset
 
 if TYPE_CHECKING:
+    from pyspark.ml import PipelineModel
     from pyspark.sql import DataFrame, SparkSession
 
 DATASET = """
@@ -26,17 +29,8 @@ source: {type: folder, path: photos}
 reduce: null
 train: {penalties: [0.003, 3.0], folds: 2, max_iterations: 30}
 """
-# Spark's CrossValidator never closes its pool of threads.
-pytestmark = pytest.mark.filterwarnings("ignore:unclosed running multiprocessing pool")
 QUICK = TrainSpec(penalties=(0.01,), folds=2, max_iterations=30, scale="each")
 Array = np.ndarray[Any, Any]
-
-
-@pytest.fixture(autouse=True)
-def let_pools_go() -> Iterator[None]:
-    """Let Spark's forgotten pools end here, and not in another module's test."""
-    yield
-    gc.collect()
 
 
 @pytest.fixture
@@ -69,31 +63,25 @@ def frame(spark: "SparkSession", values: Array, labels: list[str], parts: int = 
     return spark.createDataFrame(rows, schema).repartition(parts)
 
 
-def test_the_kept_classifier_predicts_as_sparks_own_pipeline(spark: "SparkSession") -> None:
-    from pyspark.ml.functions import array_to_vector
+def fit(rows: "DataFrame", train: TrainSpec = QUICK) -> "PipelineModel":
+    """The pipeline fitted with the first entry of the grid."""
+    counts = Counter(row["label"] for row in rows.select("label").collect())
+    course = plan_course(train, counts, rows)
+    return fit_pipeline(rows, course, HEADS[train.head].grid(train)[0])
 
-    values, labels = clouds()
-    rows = frame(spark, values, labels)
-    fitted, grid = fit_head(rows, QUICK)
-    classifier = to_classifier(fitted)
-    predicted = fitted.transform(rows.withColumn("vector", array_to_vector("values"))).collect()
-    theirs = np.array([row["probability"].toArray() for row in predicted])
-    ours = classifier.probabilities(np.array([row["values"] for row in predicted], np.float32))
-    assert classifier.labels == ["bus", "car", "tram"]
-    assert len(theirs) == 90
-    assert np.abs(ours - theirs).max() < 1e-6
-    assert [entry["penalty"] for entry in grid] == [0.01]
-    assert classifier.scale[-1] == 1.0  # where a column never varies
-    assert np.isfinite(classifier.probabilities(values + 1)).all()
+
+def kept(fitted: "PipelineModel") -> Classifier:
+    return to_classifier(fitted, "logistic_regression", None, "no folder")
 
 
 def test_the_same_data_give_the_same_model_in_any_order(spark: "SparkSession") -> None:
     values, labels = clouds()
-    fits = [fit_head(frame(spark, values, labels, parts), QUICK) for parts in (1, 3)]
-    one, other = (to_classifier(fitted) for fitted, _ in fits)
-    np.testing.assert_allclose(one.coefficients, other.coefficients, atol=1e-9)
-    np.testing.assert_allclose(one.intercepts, other.intercepts, atol=1e-9)
-    assert fits[0][1] == fits[1][1]
+    one, other = (kept(fit(frame(spark, values, labels, parts))) for parts in (1, 3))
+    one_head, other_head = arrays_of(one.head), arrays_of(other.head)
+    np.testing.assert_allclose(one_head["coefficients"], other_head["coefficients"], atol=1e-9)
+    np.testing.assert_allclose(one_head["intercepts"], other_head["intercepts"], atol=1e-9)
+    assert one.scaler.factors[-1] == 1.0  # where a column never varies
+    assert np.isfinite(one.probabilities(values + 1)).all()
 
 
 def train(
@@ -121,13 +109,14 @@ def test_the_best_penalty_is_chosen_and_the_model_describes_itself(
     grid = model["head"]["grid"]
     assert [entry["penalty"] for entry in grid] == [0.003, 3.0]
     assert grid[0]["accuracy"] > grid[1]["accuracy"]
-    assert model["head"]["penalty"] == 0.003
+    assert model["head"]["kind"] == "logistic_regression"
+    assert model["head"]["parameters"] == {"penalty": 0.003}
     assert counts == {"rows": 280, **grid[0]}
     assert (model["labels"], model["rows"]) == (["bus", "car", "tram"], {"train": 280})
     assert model["spec"] == spec.model_dump(mode="json")
     assert model["reduction"] is None
-    kept = models.load_classifier(catalog, model["version"], model["labels"])
-    right = kept.probabilities(everything[:280]).argmax(axis=1) == [
+    classifier = models.load_classifier(catalog, model)
+    right = classifier.probabilities(everything[:280]).argmax(axis=1) == [
         model["labels"].index(label) for label in lopsided[:280]
     ]
     assert right.mean() > grid[0]["accuracy"] - 0.05
@@ -163,7 +152,7 @@ def test_accuracy_is_that_of_scikit_learn(spark: "SparkSession") -> None:
     given = [label for label, out in zip(labels, held_out, strict=True) if not out]
     truth = np.array(labels)[held_out]
     spec = TrainSpec(penalties=(0.003,), folds=2, scale="each")
-    ours = to_classifier(fit_head(frame(spark, values[~held_out], given), spec)[0])
+    ours = kept(fit(frame(spark, values[~held_out], given), spec))
     scaler = StandardScaler().fit(values[~held_out])
     # Spark's penalty is on the mean loss, scikit-learn's C on the sum.
     theirs = LogisticRegression(C=1 / (0.003 * len(given)), max_iter=500)

@@ -7,16 +7,44 @@ nearest known one. The file's stem is the dataset's name.
 import difflib
 import re
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 import yaml
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 from sightline.backbone_names import TORCHVISION_NAMES
 from sightline.errors import ConfigError
 from sightline.fine_tune_config import FineTuneSpec
 from sightline.settings import load_settings
 from sightline.source_config import SOURCE_SPECS, FetchSpec, Section, SourceSpec
+
+
+def _some(values: tuple[Any, ...]) -> tuple[Any, ...]:
+    if not values:
+        raise ValueError("give at least one")
+    return values
+
+
+HeadName = Literal["logistic_regression", "linear_svm", "random_forest", "multilayer_perceptron"]
+Value = TypeVar("Value")
+Grid = Annotated[tuple[Value, ...], AfterValidator(_some)]
+HEADS_OF_KEYS: dict[str, tuple[HeadName, ...]] = {
+    "class_weights": ("logistic_regression", "linear_svm", "random_forest"),
+    "penalties": ("logistic_regression", "linear_svm"),
+    "l1_ratios": ("logistic_regression",),
+    "max_iterations": ("logistic_regression", "linear_svm", "multilayer_perceptron"),
+    "trees": ("random_forest",),
+    "depths": ("random_forest",),
+    "hidden_layers": ("multilayer_perceptron",),
+}
 
 
 class BackboneSpec(Section):
@@ -72,24 +100,49 @@ class SplitSpec(Section):
 
 
 class TrainSpec(Section):
-    """The classifier on top of the features."""
+    """The classifier on top of the features. What takes several values is a grid, and cross-validation
+    chooses; `HEADS_OF_KEYS` says which heads a key belongs to where it does not belong to all.
+    """
 
-    head: Literal["logistic_regression"] = "logistic_regression"
+    head: HeadName = "logistic_regression"
     # `together`: one factor for all components, so that strong ones stay strong; `each`: every component
     # to unit variance, which helps untrained backbones and harms trained ones
     scale: Literal["together", "each"] = "together"
-    # L2, the grid of the cross-validation
-    penalties: tuple[Annotated[float, Field(ge=0)], ...] = (0.0003, 0.003, 0.03, 0.3)
+    # `balanced`: every class weighs the same in sum, however many images it has
+    class_weights: Literal["none", "balanced"] = "none"
+    penalties: Grid[Annotated[float, Field(ge=0)]] = (0.0003, 0.003, 0.03, 0.3)
+    l1_ratios: Grid[Annotated[float, Field(ge=0, le=1)]] = (0.0,)  # elastic net: 0 is L2, 1 is L1
+    trees: int = Field(100, ge=1, le=10_000)
+    depths: Grid[Annotated[int, Field(ge=1, le=30)]] = (5, 10)
+    hidden_layers: Grid[tuple[Annotated[int, Field(ge=1)], ...]] = (
+        (64,),
+    )  # widths, from the input
     folds: int = Field(3, ge=2, le=10)
     max_iterations: int = Field(100, ge=1)
     seed: int = 0
 
-    @field_validator("penalties")
-    @classmethod
-    def _some(cls, penalties: tuple[float, ...]) -> tuple[float, ...]:
-        if not penalties:
-            raise ValueError("give at least one")
-        return penalties
+    @model_serializer(mode="wrap")
+    def _without_what_other_heads_need(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        content: dict[str, Any] = dump(self)
+        return {
+            key: value
+            for key, value in content.items()
+            if self.head in HEADS_OF_KEYS.get(key, [self.head])
+        }
+
+    @model_validator(mode="after")
+    def _belongs_to_the_head(self) -> Self:
+        for key, heads in HEADS_OF_KEYS.items():
+            if (
+                self.head not in heads
+                and getattr(self, key) != type(self).model_fields[key].default
+            ):
+                listed = " and ".join(", ".join(heads).rsplit(", ", 1))
+                raise ValueError(
+                    f"{key} belongs to {listed}, and the head is {self.head}; "
+                    "remove it or choose another head"
+                )
+        return self
 
 
 class LimitsSpec(Section):

@@ -15,10 +15,11 @@ import pyarrow as pa
 
 from sightline import models, tables
 from sightline.catalog import Catalog
+from sightline.classifiers import Classifier
 from sightline.config import DatasetSpec
 from sightline.errors import TrainingError
 from sightline.ledger import Record, TaskRun
-from sightline.models import Classifier, Pca, Plan
+from sightline.models import Plan
 from sightline.schemas import METRICS, PREDICTIONS
 
 Array = np.ndarray[Any, Any]
@@ -127,8 +128,7 @@ def evaluate(
         raise TrainingError(
             f"Model {plan.version} of {spec.name} is not trained; clear task train."
         )
-    pca = models.load_pca(catalog, plan.version) if spec.reduce else None
-    predictor = Predictor(pca, models.load_classifier(catalog, plan.version, model["labels"]))
+    predictor = Predictor(models.load_classifier(catalog, model))
     labels = [*model["labels"], *_unseen(catalog, plan, model["labels"])]
     tally = _keep_predictions(catalog, task, plan, predictor, labels)
     if not tally.rows:
@@ -151,15 +151,13 @@ def evaluate(
 
 @dataclass(frozen=True)
 class Predictor:
-    """PCA, where there is one, and head: embeddings in, probabilities out."""
+    """A classifier whose probabilities are as the predictions table keeps them."""
 
-    pca: Pca | None
     classifier: Classifier
 
     def probabilities(self, embeddings: Array) -> Array:
         """Probabilities, float32 (n, classes), of embeddings (n, dim)."""
-        values = embeddings if self.pca is None else self.pca.project(embeddings)
-        return self.classifier.probabilities(values).astype(np.float32)
+        return self.classifier.probabilities(embeddings).astype(np.float32)
 
 
 def metric_rows(tally: Tally) -> list[dict[str, Any]]:

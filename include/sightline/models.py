@@ -15,10 +15,10 @@ from safetensors.numpy import load, save
 
 from sightline import __version__, storage, tables
 from sightline.catalog import Catalog
+from sightline.classifiers import Classifier, Pca, arrays_of, pack, unpack
 from sightline.config import DatasetSpec
 from sightline.errors import TrainingError
 
-Array = np.ndarray[Any, Any]
 HEAD = "head"  # model.json's kind of a classifier on features
 FINE_TUNED = "fine_tuned"  # and of a network trained on the images
 
@@ -32,36 +32,6 @@ class Plan:
     images_version: int
     features_version: int
     fingerprint: str
-
-
-@dataclass(frozen=True)
-class Pca:
-    """Principal components: x is projected to (x - mean) @ components.T, of shape (n, k)."""
-
-    mean: Array  # (dim,)
-    components: Array  # (k, dim), rows by falling variance
-    explained_variance_ratio: Array  # (k,)
-
-    def project(self, embeddings: Array) -> Array:
-        """Components, float32 (n, k), of embeddings (n, dim)."""
-        return ((embeddings - self.mean) @ self.components.T).astype(np.float32)
-
-
-@dataclass(frozen=True)
-class Classifier:
-    """A scaler and a linear head, in the order of `labels`."""
-
-    labels: list[str]
-    mean: Array  # (k,)
-    scale: Array  # (k,), 1 where a component never varies
-    coefficients: Array  # (classes, k)
-    intercepts: Array  # (classes,)
-
-    def probabilities(self, components: Array) -> Array:
-        """Softmax probabilities, float64 (n, classes)."""
-        logits = (components - self.mean) / self.scale @ self.coefficients.T + self.intercepts
-        powers = np.exp(logits - logits.max(axis=1, keepdims=True))
-        return np.asarray(powers / powers.sum(axis=1, keepdims=True))
 
 
 def make_plan(spec: DatasetSpec, catalog: Catalog, backbone_id: str) -> Plan:
@@ -118,37 +88,26 @@ def crown(catalog: Catalog, version: str) -> None:
 
 
 def save_pca(catalog: Catalog, version: str, pca: Pca) -> None:
-    """Keep the PCA of a model."""
-    arrays = {
-        "mean": pca.mean,
-        "components": pca.components,
-        "explained_variance_ratio": pca.explained_variance_ratio,
-    }
-    storage.write_bytes(_url(catalog, version, "pca.safetensors"), _pack(arrays))
+    """Keep the PCA that a model's head is to be trained on."""
+    arrays = {name: np.ascontiguousarray(values) for name, values in arrays_of(pca).items()}
+    storage.write_bytes(_url(catalog, version, "pca.safetensors"), save(arrays))
 
 
 def load_pca(catalog: Catalog, version: str) -> Pca | None:
-    """The PCA of a model, or None where it works on the embeddings themselves."""
+    """The PCA that `reduce` has kept for a model, or None where it reduced nothing."""
     url = _url(catalog, version, "pca.safetensors")
     return Pca(**load(storage.read_bytes(url))) if storage.exists(url) else None
 
 
 def save_classifier(catalog: Catalog, version: str, classifier: Classifier) -> None:
-    """Keep the scaler and head of a model; its labels stand in model.json."""
-    names = ("mean", "scale", "coefficients", "intercepts")
-    arrays = {name: getattr(classifier, name) for name in names}
-    storage.write_bytes(_url(catalog, version, "weights.safetensors"), _pack(arrays))
+    """Keep PCA, scaler and head of a model; the head's kind and the labels stand in model.json."""
+    storage.write_bytes(_url(catalog, version, "weights.safetensors"), pack(classifier))
 
 
-def load_classifier(catalog: Catalog, version: str, labels: list[str]) -> Classifier:
-    """The scaler and head of a model."""
-    return Classifier(
-        labels, **load(storage.read_bytes(_url(catalog, version, "weights.safetensors")))
-    )
-
-
-def _pack(arrays: dict[str, Array]) -> bytes:
-    return save({name: np.ascontiguousarray(array) for name, array in arrays.items()})
+def load_classifier(catalog: Catalog, model: dict[str, Any]) -> Classifier:
+    """The classifier of a model.json: embeddings in, probabilities out."""
+    content = storage.read_bytes(_url(catalog, model["version"], "weights.safetensors"))
+    return unpack(content, model["head"]["kind"], model["labels"])
 
 
 def _json_url(catalog: Catalog, version: str) -> str:

@@ -91,14 +91,17 @@ def _check_disk(spec: DatasetSpec, survey: Survey, dim: int) -> str:
 
 
 def _check_memory(spec: DatasetSpec, survey: Survey, dim: int) -> str:
-    """Rows x dimension is what the classifier's training holds; PCA holds two dim x dim matrices."""
+    """Rows x dimension is what the classifier's training holds. PCA holds dim x dim matrices: three on the
+    driver, and on each of two workers one for every fold.
+    """
     width = dim
     if spec.reduce is not None:
         width = spec.reduce.components or dim
     images = survey.total
     unknown = "" if images else "; how many images there are is known after the listing"
     matrix = images * width * 8
-    gramians = 3 * dim * dim * 8 if spec.reduce else 0
+    folds = spec.train.folds if spec.train else 0
+    gramians = (3 + 2 * folds) * dim * dim * 8 if spec.reduce else 0
     needed = SPARK_BYTES + max(matrix, gramians)
     physical = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     if needed > physical:

@@ -12,9 +12,9 @@ import numpy as np
 from scipy.linalg import eigh
 from scipy.linalg.blas import dsyrk
 
+from sightline.classifiers import Pca
 from sightline.config import ReduceSpec
 from sightline.errors import TrainingError
-from sightline.models import Pca
 
 Array = np.ndarray[Any, Any]
 
@@ -37,17 +37,27 @@ def sum_moments(batches: Iterable[Array], shift: Array) -> Moments:
     """Moments of batches of rows (n, dim), one batch in memory at a time."""
     total = Moments.empty(len(shift))
     for batch in batches:
-        centred = batch.astype(np.float64) - shift
-        # BLAS computes half of the symmetric product, and adds it in place.
-        dsyrk(1.0, centred.T, beta=1.0, c=total.gramian, overwrite_c=True)
-        total = Moments(total.count + len(batch), total.sums + centred.sum(axis=0), total.gramian)
+        total = add_rows(total, batch, shift)
     return total
+
+
+def add_rows(total: Moments, rows: Array, shift: Array) -> Moments:
+    """Moments with rows (n, dim) added, to the Gramian in place."""
+    centred = rows.astype(np.float64) - shift
+    # BLAS computes half of the symmetric product, and adds it in place.
+    dsyrk(1.0, centred.T, beta=1.0, c=total.gramian, overwrite_c=True)
+    return Moments(total.count + len(rows), total.sums + centred.sum(axis=0), total.gramian)
 
 
 def add_moments(total: Moments, part: Moments) -> Moments:
     """The sum of both; adds to the first one's Gramian in place."""
     np.add(total.gramian, part.gramian, out=total.gramian)
     return Moments(total.count + part.count, total.sums + part.sums, total.gramian)
+
+
+def without(total: Moments, part: Moments) -> Moments:
+    """The moments of the rows that are not in the part."""
+    return Moments(total.count - part.count, total.sums - part.sums, total.gramian - part.gramian)
 
 
 def fit_pca(moments: Moments, shift: Array, wanted: ReduceSpec) -> Pca:

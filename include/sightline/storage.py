@@ -5,7 +5,8 @@ import os
 import re
 import shutil
 import uuid
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -101,6 +102,16 @@ def remove_tree(url: str) -> None:
     fs, path = filesystem(url)
     if fs.exists(path):
         fs.rm(path, recursive=True)
+
+
+@contextmanager
+def temporary_folder(parent: str, name: str) -> Iterator[str]:
+    """The URL of a new folder below another, removed with what is in it at the end."""
+    folder = join(parent, f"{name}-{uuid.uuid4().hex}")
+    try:
+        yield folder
+    finally:
+        remove_tree(folder)
 
 
 def free_bytes(url: str) -> int | None:

@@ -84,10 +84,21 @@ def plural(count: float, one: str, many: str = "") -> str:
     return f"{number(count)} {one if count == 1 else many or one + 's'}"
 
 
+def parameters(entry: dict[str, Any]) -> str:
+    """An entry of a head's grid: penalty 0.003, l1 ratio 0.5; or hidden layers 64, 32."""
+    return ", ".join(f"{name.replace('_', ' ')} {_value(value)}" for name, value in entry.items())
+
+
 def natural_order(text: str | None) -> list[Any]:
     """A sort key that puts 9 before 10."""
     parts = re.split(r"(\d+)", (text or "").casefold())
     return [int(part) if index % 2 else part for index, part in enumerate(parts)]
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, list):
+        return ", ".join(map(_value, value)) or "none"
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _is_absent(value: float | None) -> bool:

@@ -4,7 +4,7 @@ from math import sqrt
 from pathlib import PurePosixPath
 from typing import Any
 
-from sightline.reporting.formats import NOTHING, decimal, number, percent
+from sightline.reporting.formats import NOTHING, decimal, number, parameters, percent
 from sightline.reporting.report_input import ReportInput
 
 
@@ -83,4 +83,4 @@ def _classifier(model: dict[str, Any]) -> str:
     inputs = "all features"
     if reduction is not None:
         inputs = f"{number(reduction['components'])} of {number(reduction['dim'])} dimensions"
-    return f"{kind}, penalty {head['penalty']:g}, on {inputs}"
+    return f"{kind}, {parameters(head['parameters'])}, on {inputs}"

@@ -3,7 +3,7 @@
 from typing import Any
 
 from sightline import tables
-from sightline.reporting.formats import number, percent, place, size
+from sightline.reporting.formats import number, parameters, percent, place, size
 from sightline.reporting.report_input import ReportInput
 
 # What a task's counts say of its work: the first phrase always, the others where they are not 0.
@@ -82,7 +82,7 @@ def _note(task: str, counts: dict[str, Any]) -> str:
 
 
 def provenance(report: ReportInput) -> dict[str, Any]:
-    """Table versions, parameters, seeds and the penalties tried."""
+    """Table versions, parameters, seeds and the grid tried."""
     model = report.model
     versions = model["tables"]
     return {
@@ -95,11 +95,21 @@ def provenance(report: ReportInput) -> dict[str, Any]:
             for table in report.catalog.tables
             if table.name in versions
         ],
-        "grid": sorted(model["head"].get("grid") or [], key=lambda tried: float(tried["penalty"])),
-        "penalty": model["head"]["penalty"],
+        "grid": _grid(model["head"]),
         "parameters": [("seed of this run", str(model["seed"])), *_parameters(model["spec"])],
         "rows": model["rows"],
     }
+
+
+def _grid(head: dict[str, Any]) -> list[dict[str, Any]]:
+    """What was tried, weakest first: its parameters in words, its accuracy, and which was chosen."""
+    rows = []
+    for tried in head["grid"]:
+        entry = {name: value for name, value in tried.items() if name != "accuracy"}
+        chosen = entry == head["parameters"]
+        rows.append({"tried": entry, "accuracy": tried["accuracy"], "chosen": chosen})
+    ordered = sorted(rows, key=lambda row: list(row["tried"].values()))
+    return [{**row, "tried": parameters(row["tried"])} for row in ordered]
 
 
 def _parameters(spec: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:

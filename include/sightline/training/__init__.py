@@ -1,0 +1,159 @@
+"""The classifier on top of the features: a head of Spark ML, chosen from its grid by cross-validation on the
+train split.
+
+What is kept is portable: PCA, scaler and head as plain arrays, which predict without a JVM.
+"""
+
+import logging
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from sightline import models, spark, storage, tables
+from sightline.catalog import Catalog
+from sightline.classifiers import Classifier, Pca
+from sightline.config import DatasetSpec, TrainSpec
+from sightline.embeddings import chosen_rows, first_embedding
+from sightline.errors import TrainingError
+from sightline.ledger import Record, TaskRun
+from sightline.models import Plan
+from sightline.schemas import FEATURES, IMAGES, REDUCED, SPLITS
+from sightline.training.cross_validation import cross_validate, fit_pcas, project_rows
+from sightline.training.fitting import Course, fit_pipeline, plan_course, to_classifier
+from sightline.training.folds import at_home, deal_folds
+from sightline.training.heads import HEADS
+
+if TYPE_CHECKING:
+    from pyspark.sql import DataFrame, SparkSession
+
+log = logging.getLogger(__name__)
+
+
+def train_classifier(
+    session: "SparkSession",
+    spec: DatasetSpec,
+    catalog: Catalog,
+    task: TaskRun,
+    record: Record,
+    plan: Plan,
+) -> None:
+    """Fit the head on the train split and keep it under the plan's version."""
+    assert spec.train is not None  # else the DAG has no such task
+    rows = _train_rows(session, spec, catalog, plan).cache()
+    counts = _count_classes(spec, spec.train, rows)
+    course = plan_course(spec.train, counts, rows)
+    grid = HEADS[spec.train.head].grid(spec.train)
+    accuracies = _cross_validate(spec, catalog, plan, rows, course)
+    best = int(np.argmax(accuracies))
+    fitted = fit_pipeline(rows, course, grid[best])
+    pca = models.load_pca(catalog, plan.version) if spec.reduce else None
+    with storage.temporary_folder(catalog.staging, "train") as folder:
+        classifier = to_classifier(fitted, spec.train.head, pca, folder)
+    models.save_classifier(catalog, plan.version, classifier)
+    tried = [
+        {**entry, "accuracy": round(accuracy, 4)}
+        for entry, accuracy in zip(grid, accuracies, strict=True)
+    ]
+    total = sum(counts.values())
+    head = {"kind": spec.train.head, "parameters": grid[best], "grid": tried}
+    model = _describe(spec, catalog, plan, classifier)
+    models.write_model(catalog, {**model, "head": head, "rows": {"train": total}})
+    record.read(catalog.features, *([catalog.reduced] if spec.reduce else []), catalog.splits)
+    record.counts = {"rows": total, **tried[best]}
+
+
+def _cross_validate(
+    spec: DatasetSpec, catalog: Catalog, plan: Plan, rows: "DataFrame", course: Course
+) -> list[float]:
+    """Accuracy of each entry of the head's grid. With a PCA, each fold has its own."""
+    train = course.train
+    keys = rows.select("image_id", "label", "group_id", "home")
+    dealt = deal_folds(keys, course.labels, train.folds, train.seed)
+    folds = dealt.select("image_id", "label", "fold")
+    if spec.reduce is None:
+        whole = rows.select("image_id", "values").join(folds, "image_id").cache()
+        return cross_validate(lambda fold: whole, course)
+    files = tables.file_urls(catalog.features, plan.features_version, plan.backbone_id)
+    selection = chosen_rows(rows.sparkSession, files, folds)
+    selection.rows.cache()
+    with storage.temporary_folder(catalog.staging, "folds") as folder:
+        pcas = fit_pcas(selection, first_embedding(files), spec.reduce, folder)
+        return cross_validate(lambda fold: project_rows(selection, next(pcas)), course)
+
+
+def _train_rows(
+    session: "SparkSession", spec: DatasetSpec, catalog: Catalog, plan: Plan
+) -> "DataFrame":
+    """The train split: image_id, label, group_id and home (see folds), and values as array<float>."""
+    if spec.reduce is None:
+        files = tables.file_urls(catalog.features, plan.features_version, plan.backbone_id)
+        values = spark.read_files(session, files, FEATURES).withColumnRenamed("embedding", "values")
+    else:
+        files = tables.file_urls(catalog.reduced, partition=plan.version)
+        values = spark.read_files(session, files, REDUCED).withColumnRenamed("components", "values")
+    splits = spark.read_files(session, tables.file_urls(catalog.splits), SPLITS)
+    held = tables.file_urls(catalog.images, plan.images_version)
+    labels = spark.read_files(session, held, IMAGES).select("image_id", "label")
+    train = splits.where("split = 'train'").select("image_id", "group_id")
+    labelled = at_home(train.join(labels.where("label IS NOT NULL"), "image_id"))
+    return values.join(labelled, "image_id").select(*labelled.columns, "values")
+
+
+def _count_classes(spec: DatasetSpec, train: TrainSpec, rows: "DataFrame") -> dict[str, int]:
+    """Train images of each class; TrainingError where they are too few for a classifier."""
+    from pyspark.sql import functions
+
+    apart = functions.when(rows["label"] == rows["home"], rows["group_id"])
+    counting = [
+        functions.count("*").alias("images"),
+        functions.count_distinct(apart).alias("apart"),
+    ]
+    found = rows.groupBy("label").agg(*counting).collect()
+    counts = {row["label"]: row["images"] for row in found}
+    if len(counts) < 2:
+        raise TrainingError(
+            f"Dataset {spec.name} has {len(counts)} class(es) in its train split "
+            f"({', '.join(counts)}); a classifier needs two, so add images of another class."
+        )
+    most = max(row["apart"] for row in found)
+    if most < train.folds:
+        raise TrainingError(
+            f"Dataset {spec.name}: train.folds is {train.folds}, but no class has more than {most} "
+            "train images that do not look alike; add images or lower it."
+        )
+    return counts
+
+
+def _describe(
+    spec: DatasetSpec, catalog: Catalog, plan: Plan, classifier: Classifier
+) -> dict[str, Any]:
+    assert spec.train is not None
+    return {
+        "version": plan.version,
+        "kind": models.HEAD,
+        "fingerprint": plan.fingerprint,
+        "dataset": spec.name,
+        "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "backbone_id": plan.backbone_id,
+        "seed": spec.train.seed,
+        "spec": spec.model_dump(mode="json"),
+        "tables": {
+            "images": plan.images_version,
+            "features": plan.features_version,
+            "splits": tables.current_version(catalog.splits),
+        },
+        "labels": classifier.labels,
+        "reduction": classifier.pca and _describe_pca(classifier.pca),
+        "metrics": {},
+    }
+
+
+def _describe_pca(pca: Pca) -> dict[str, Any]:
+    ratios = [round(float(ratio), 8) for ratio in pca.explained_variance_ratio]
+    return {
+        "components": len(pca.components),
+        "dim": len(pca.mean),
+        "explained_variance_ratio": ratios,
+        "total_explained": round(sum(ratios), 6),
+    }
