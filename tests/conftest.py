@@ -184,17 +184,23 @@ def made_up_image_row(number: int, **more: Any) -> dict[str, Any]:
 
 
 def store_embeddings(
-    catalog: Catalog, spec: DatasetSpec, embeddings: Any, labels: list[Any], splits: list[str]
+    catalog: Catalog,
+    spec: DatasetSpec,
+    embeddings: Any,
+    labels: list[Any],
+    splits: list[str],
+    groups: list[str] | None = None,
 ) -> Plan:
-    """Store made-up images with these embeddings, labels and splits, and plan to train on them."""
+    """Store made-up images with these embeddings, labels, splits and groups of near-copies (default: each
+    image is its own), and plan to train on them."""
     rows = [made_up_image_row(number, label=label) for number, label in enumerate(labels)]
     ids = [row["image_id"] for row in rows]
     store_rows(catalog.images, rows)
     store_rows(
         catalog.splits,
         [
-            {"image_id": one, "group_id": one, "split": split}
-            for one, split in zip(ids, splits, strict=True)
+            {"image_id": one, "group_id": group, "split": split}
+            for one, group, split in zip(ids, groups or ids, splits, strict=True)
         ],
     )
     features = [

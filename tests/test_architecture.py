@@ -13,10 +13,10 @@ FOUNDATIONS = {
     "errors", "settings", "config", "backbone_names", "storage", "schemas", "tables", "catalog",
     "images", "progress", "spark", "source_config",
 }  # fmt: skip
-MIDDLE = {"sources", "backbones", "models", "ledger", "rejection"}
+MIDDLE = {"sources", "backbones", "models", "metrics", "slices", "ledger", "rejection"}
 STAGES = {
-    "ingestion", "featurization", "splitting", "reduction", "training", "evaluation", "publishing",
-    "validation", "reporting", "lineage", "preflight",
+    "ingestion", "featurization", "splitting", "reduction", "training", "evaluation", "gating",
+    "publishing", "validation", "reporting", "lineage", "preflight",
 }  # fmt: skip
 KNOW_AIRFLOW = {"orchestration", "stages"}
 KNOW_TORCH = {"backbones", "featurization", "worker_daemon"}
