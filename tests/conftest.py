@@ -220,6 +220,13 @@ def store_rows(table: Table, rows: list[dict[str, Any]], partition: str | None =
     tables.append_new(table, urls, partition if table.partition_by else None, Writer("tests"))
 
 
+def store_partition(table: Table, rows: list[dict[str, Any]], partition: str) -> None:
+    """Exchange a partition of a table for these rows."""
+    batch = pa.RecordBatch.from_pylist(rows, schema=table.schema)
+    held = tables.claim(table, Writer("tests"))
+    tables.replace_partition(table, tables.write_batches(table, [batch]), partition, held)
+
+
 def make_task(task: str, partition: str = "all", run_id: str = "run-1") -> tuple[TaskRun, Record]:
     """A task of a run, and its empty record, as Airflow would give them to a stage."""
     run = TaskRun("ingest_test", run_id, task, partition)

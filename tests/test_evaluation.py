@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import pytest
 
 from sightline import models, tables
@@ -14,7 +13,7 @@ from sightline.errors import TrainingError
 from sightline.evaluation import evaluate
 from sightline.ledger import Record
 from sightline.models import Classifier, Pca, Plan
-from tests.conftest import catalog_of, make_task, store_embeddings, store_rows, write_dataset
+from tests.conftest import catalog_of, make_task, store_embeddings, store_partition, write_dataset
 
 DATASET = "source: {type: folder, path: photos}\nreduce: null\n"
 
@@ -151,7 +150,7 @@ def scored(
         }
         for number, shares in enumerate(probabilities)
     ]
-    store_rows(catalog.scores, rows, version)
+    store_partition(catalog.scores, rows, version)
     model = {**MODEL, "version": version, "kind": "fine_tuned", "labels": ["right", "left"]}
     models.write_model(catalog, {**model, "head": None, "reduction": None})
     return version
@@ -270,10 +269,7 @@ def test_slices_join_what_the_manifest_says(spec: DatasetSpec, catalog: Catalog)
         {**listed, "uri": f"mem://{number}", "licence": licence, "partition": "all"}
         for number, licence in [(4, "CC0"), (5, "CC0"), (6, "BY"), (4, "CC0")]
     ]
-    batch = pa.RecordBatch.from_pylist(rows, schema=catalog.manifest.schema)
-    urls = tables.write_batches(catalog.manifest, [batch])
-    held = tables.claim(catalog.manifest, tables.Writer("tests"))
-    tables.replace_partition(catalog.manifest, urls, "all", held)
+    store_partition(catalog.manifest, rows, "all")
     plan = trained(catalog, spec)
     run(spec, catalog, plan)
     numbers = numbers_of(catalog, plan.version)
