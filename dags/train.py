@@ -14,8 +14,8 @@ from sightline.orchestration import (
     RETRIES,
     VERSION,
     WHOLE,
-    ApprovalStage,
     SparkStageOperator,
+    approval_stage,
     features_asset,
     model_asset,
     python_stage,
@@ -49,7 +49,7 @@ def build(spec: DatasetSpec) -> DAG:
             evaluate,
             python_stage(spec, stages.gate),
             python_stage(spec, stages.report),
-            *([ApprovalStage(spec=spec)] if spec.gate.approval else []),
+            *([approval_stage(spec)] if spec.gate.approval else []),
             python_stage(spec, stages.publish, outlets=[model_asset(spec.name)]),
         )
     return dag

@@ -265,16 +265,9 @@ class ApprovalStage(ApprovalOperator):
     """Asks whether the chosen model may serve, and notes the answer in the gate's decision. Nobody is asked
     about a model that the gate has refused: publish says why."""
 
-    def __init__(self, *, spec: DatasetSpec) -> None:
-        self.dataset = spec.name
-        super().__init__(
-            task_id="approve",
-            doc_md=self.__doc__,
-            subject=f"Shall the new model of {spec.name} serve?",
-            body=APPROVAL,
-            response_timeout=timedelta(hours=spec.gate.approval_hours),
-            retries=0,
-        )
+    def __init__(self, *, dataset: str, **options: Any) -> None:
+        self.dataset = dataset
+        super().__init__(doc_md=self.__doc__, **options)
 
     def execute(self, context: Context) -> Any:
         """Ask, where the gate has let the model pass."""
@@ -309,6 +302,18 @@ class ApprovalStage(ApprovalOperator):
         decision = models.read_decision(open_catalog(self.dataset), self._version(context))
         assert decision is not None  # the gate comes before
         return decision
+
+
+def approval_stage(spec: DatasetSpec) -> ApprovalStage:
+    """The task that asks a person; an answer that does not come fails it, with no second try."""
+    return ApprovalStage(
+        dataset=spec.name,
+        task_id="approve",
+        subject=f"Shall the new model of {spec.name} serve?",
+        body=APPROVAL,
+        response_timeout=timedelta(hours=spec.gate.approval_hours),
+        retries=0,
+    )
 
 
 def wait_for_ingests(spec: DatasetSpec) -> Any:
