@@ -84,7 +84,7 @@ def _note(task: str, counts: dict[str, Any]) -> str:
 def provenance(report: ReportInput) -> dict[str, Any]:
     """Table versions, parameters, seeds and the penalties tried."""
     model = report.model
-    versions = model["tables"]
+    versions, head = model["tables"], model.get("head") or {}  # a fine-tuned network has no head
     return {
         "tables": [
             {
@@ -95,8 +95,8 @@ def provenance(report: ReportInput) -> dict[str, Any]:
             for table in report.catalog.tables
             if table.name in versions
         ],
-        "grid": sorted(model["head"].get("grid") or [], key=lambda tried: float(tried["penalty"])),
-        "penalty": model["head"]["penalty"],
+        "grid": sorted(head.get("grid") or [], key=lambda tried: float(tried["penalty"])),
+        "penalty": head.get("penalty"),
         "parameters": [("seed of this run", str(model["seed"])), *_parameters(model["spec"])],
         "rows": model["rows"],
     }
