@@ -170,6 +170,16 @@ def test_a_model_is_refused_for_a_drop_that_is_larger_than_allowed_and_no_chance
     assert decision["champion"]["version"] == CHAMPION
 
 
+def test_equal_models_are_said_to_be_equal(spec: DatasetSpec, catalog: Catalog) -> None:
+    predicted(catalog, CHAMPION, range(20))
+    models.crown(catalog, CHAMPION)
+    predicted(catalog, HEAD, range(20, 40))
+    (reason,) = judged(spec, catalog)["reasons"]
+    assert reason.startswith(
+        "It is as accurate as champion 00001-old on the 200 test images of both"
+    )
+
+
 def test_a_refusal_says_by_how_much_on_how_many_images(spec: DatasetSpec, catalog: Catalog) -> None:
     predicted(catalog, CHAMPION, range(20))
     models.crown(catalog, CHAMPION)

@@ -730,7 +730,9 @@ def test_the_decision_shows_the_candidates_beside_the_champion(world: World) -> 
     assert (
         f"fine-tuned network, with test-time augmentation this page {VERSION} 75.00% – – – 0.062 6"
     ) in text
-    assert f"fine-tuned network, without {VERSION} 70.00% – 0.650 – – 6" in text
+    assert (
+        f"fine-tuned network, without test-time augmentation {VERSION} 70.00% – 0.650 – – 6" in text
+    )
     assert "champion before, head on features old 50.00% 48.75% – 1.250 – 4" in text
     assert "the network alone has 2 right and the head alone 1" in text
     assert "+25.00 points (90% interval -10.00 to +50.00)" in text
@@ -797,6 +799,7 @@ def test_the_reliability_plot_has_a_dot_for_each_bin(world: World) -> None:
     dots = [at for tag, at in page.within["calibration"] if tag == "circle"]
     assert [float(dot["cx"]) for dot in dots] == pytest.approx([228, 334.8, 398.9], abs=0.1)
     assert float(dots[0]["cy"]) == pytest.approx(206 - 0.4 * 188, abs=0.1)
+    assert [dot["r"] for dot in dots] == ["4.6", "5.8", "7.0"]
     assert page.count("calibration", "rect", "bar") == 3
     assert page.count("calibration", "polyline", "guide") == 1
 

@@ -22,6 +22,11 @@ from sightline.tables import literal
 
 log = logging.getLogger(__name__)
 
+SHOWN = (
+    "accuracy", "plain_accuracy", "duplicate_free_accuracy", "macro_f1", "top_5_accuracy",
+    "log_loss", "calibration_error",
+)  # fmt: skip
+
 # The label is the first model's, which was evaluated last: a source may have corrected it since.
 PAIRED = """
     SELECT count(*) AS images,
@@ -110,8 +115,10 @@ def describe(decision: dict[str, Any]) -> str:
         columns.insert(1, (decision["champion"], "champion"))
     names = [f"{one['version']} ({what}, {_kind(one)})" for one, what in columns]
     lines = ["| |" + "".join(f" {name} |" for name in names), "|---|" + "---|" * len(names)]
-    for metric in chosen["metrics"]:
+    for metric in SHOWN:
         values = [one["metrics"].get(metric) for one, _ in columns]
+        if all(value is None for value in values):
+            continue
         shown = ["–" if value is None else f"{value:.4f}" for value in values]
         lines.append(f"| {metric.replace('_', ' ')} |" + "".join(f" {value} |" for value in shown))
     verdict = "It passes the gate." if decision["passed"] else "It does not pass the gate."
@@ -176,9 +183,11 @@ def _check_drop(champion: str, paired: Comparison, gate: GateSpec) -> Check:
             f"It has no test image in common with champion {champion}, so nothing compares them; "
             "gate.max_drop: 1 takes any model.",
         )
-    how = "less" if paired.difference < 0 else "more"
+    how = (
+        f"{abs(paired.difference):.4f} {'less' if paired.difference < 0 else 'more'} accurate than"
+    )
     beside = (
-        f"It is {abs(paired.difference):.4f} {how} accurate than champion {champion} on the "
+        f"It is {how if paired.difference else 'as accurate as'} champion {champion} on the "
         f"{paired.images:,} test images of both ({gate.confidence:.0%} interval {paired.low:+.4f} to "
         f"{paired.high:+.4f})"
     )

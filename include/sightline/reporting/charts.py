@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import accumulate
-from math import floor, log10
+from math import floor, log10, sqrt
 
 WIDTH, HEIGHT = 420, 250  # of the viewBox
 LEFT, RIGHT, TOP, BOTTOM = 50, 406, 18, 206  # of the plot inside it
@@ -31,7 +31,7 @@ class Chart:
     line: str = ""  # points of a polyline
     area: str = ""  # points of the polygon under it
     guide: str = ""  # points of a dashed polyline
-    dots: list[tuple[float, float]] = field(default_factory=list)
+    dots: list[tuple[float, float, float]] = field(default_factory=list)  # x, y, radius
     mark: tuple[float, float] | None = None
     width: int = WIDTH
     height: int = HEIGHT
@@ -70,16 +70,17 @@ def together(ratios: list[float], chosen: int) -> Chart:
     return Chart(_component_ticks(len(totals)), y_ticks, line=_line(totals, 1.0), mark=mark)
 
 
-def reliability(confidences: list[float], accuracies: list[float]) -> Chart:
-    """How often a model is right beside how sure it is, with the diagonal where both are the same."""
+def reliability(bins: list[tuple[float, float, float]]) -> Chart:
+    """How often a model is right beside how sure it is, from each bin's confidence, accuracy and images;
+    on the diagonal both are the same. The more images, the larger the dot."""
+    most = max(images for _, _, images in bins)
     dots = [
-        (_across(confidence), _y(accuracy, 1.0))
-        for confidence, accuracy in zip(confidences, accuracies, strict=True)
+        (_across(confidence), _y(accuracy, 1.0), 3.0 + 4.0 * sqrt(images / most))
+        for confidence, accuracy, images in bins
     ]
     return Chart(
         x_ticks=_quarters(_across),
         y_ticks=_quarters(lambda share: _y(share, 1.0)),
-        line=_points(dots),
         guide=_points([(_across(0.0), _y(0.0, 1.0)), (_across(1.0), _y(1.0, 1.0))]),
         dots=dots,
     )

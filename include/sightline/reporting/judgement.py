@@ -48,7 +48,7 @@ def _rows_of(report: ReportInput, model: dict[str, Any]) -> Rows:
     without = {**model, "metrics": {**numbers, **{row["name"]: row["value"] for row in plain}}}
     return [
         _row(model, f"{name}, with test-time augmentation"),
-        {**_row(without, f"{name}, without"), "is_beside": True},
+        {**_row(without, f"{name}, without test-time augmentation"), "is_beside": True},
     ]
 
 
@@ -78,7 +78,7 @@ def calibration(report: ReportInput) -> dict[str, Any] | None:
         "right": right,
         "bins": bins,
         "plot": charts.reliability(
-            [row["confidence"] for row in bins], [row["accuracy"] for row in bins]
+            [(row["confidence"], row["accuracy"], row["images"]) for row in bins]
         ),
         "counts": charts.histogram([images.get(index + 1, 0) for index in range(BINS)]),
     }
