@@ -144,8 +144,9 @@ def champion_history(catalog: Catalog) -> list[dict[str, Any]]:
 
 
 def list_versions(catalog: Catalog) -> list[str]:
-    """The versions that have a folder, oldest features first."""
-    return [name for name in storage.list_names(catalog.models) if name != "champion.json"]
+    """The versions that have a folder, oldest features first; a hidden name is a file being written."""
+    names = storage.list_names(catalog.models)
+    return [name for name in names if name != "champion.json" and not name.startswith(".")]
 
 
 def write_decision(catalog: Catalog, version: str, decision: dict[str, Any]) -> None:
