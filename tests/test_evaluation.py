@@ -234,14 +234,15 @@ def test_a_network_that_is_not_trained_is_refused(both: DatasetSpec) -> None:
 def test_the_duplicate_free_test_set_has_one_image_a_group_and_none_of_a_train_group(
     spec: DatasetSpec, catalog: Catalog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # The head is right on images 4 and 5, wrong on 6 and 7; 8 has no label, so 7 stands for their group.
+    # The head is right on images 4 and 5, wrong on 6 and 8; 7 has no label, so 8 stands for their group.
     groups = ["a", "b", "c", "d", "b", "e", "e", "f", "f"]
     monkeypatch.setitem(globals(), "GROUPS", groups)
+    monkeypatch.setitem(globals(), "LABELS", [*LABELS[:7], None, "up"])
     plan = trained(catalog, spec)
     run(spec, catalog, plan)
     model = models.read_model(catalog, plan.version)
     assert model is not None
-    assert model["rows"]["duplicate_free"] == 2  # 5 and 7: 4 is a copy of 1, which is in train
+    assert model["rows"]["duplicate_free"] == 2  # 5 and 8: 4 is a copy of 1, which is in train
     assert model["metrics"]["duplicate_free_accuracy"] == 0.5
     numbers = numbers_of(catalog, plan.version, "test_duplicate_free")
     assert (numbers["accuracy"], numbers["support", "right"], numbers["support", "up"]) == (
