@@ -282,6 +282,12 @@ class ApprovalStage(ApprovalOperator):
         from sightline import models
         from sightline.catalog import open_catalog
 
+        if event.get("error_type") == "timeout":
+            hours = (self.response_timeout or timedelta()) / timedelta(hours=1)
+            raise AirflowFailException(
+                f"Nobody has answered within {hours:g} hours, so the champion stays; clear task approve "
+                "to be asked again."
+            )
         if "error" not in event:
             answer = {
                 "answer": event["chosen_options"][0],
