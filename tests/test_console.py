@@ -127,13 +127,20 @@ def test_a_task_that_has_asked_a_person_says_so() -> None:
 def test_models_are_listed_with_their_standing() -> None:
     rows = [
         ModelRow("v1", "head", "2026-11-20", 0.91, "champion", ""),
-        ModelRow("v2-tuned", "fine_tuned", "2026-11-21", None, "rolled back", "by joe: [blurred]"),
+        ModelRow(
+            "v2-tuned",
+            "fine_tuned",
+            "2026-11-21T09:30:12+00:00",
+            None,
+            "rolled back",
+            "by joe: [blurred]",
+        ),
     ]
-    screen = Console(file=io.StringIO(), width=120, record=True)
-    screen.print(console.draw_models(rows))
-    lines = [line.split() for line in screen.export_text().splitlines()]
-    assert lines[1] == ["v1", "head", "0.9100", "2026-11-20", "champion"]
-    assert " ".join(lines[2]) == "v2-tuned fine tuned 2026-11-21 rolled back by joe: [blurred]"
+    assert console.describe_models(rows) == [
+        "model     kind        accuracy  trained           standing",
+        "v1        head        0.9100    2026-11-20        champion",
+        "v2-tuned  fine tuned            2026-11-21 09:30  rolled back, by joe: [blurred]",
+    ]
 
 
 def test_a_failed_run_names_the_task_its_reason_and_its_last_lines() -> None:

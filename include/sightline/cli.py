@@ -144,7 +144,7 @@ def show_models(asked: argparse.Namespace) -> int:
     if asked.json:
         out.print_json(json.dumps([asdict(row) for row in rows]))
     elif rows:
-        out.print(console.draw_models(rows), soft_wrap=not out.is_terminal)
+        say("\n".join(console.describe_models(rows)))
     else:
         say(f"Dataset {asked.dataset} has no model yet.")
     return OK
@@ -160,8 +160,7 @@ def rollback(asked: argparse.Namespace) -> int:
     before, now = publishing.roll_back(catalog, asked.to, by, asked.reason)
     accuracy = next(row.accuracy for row in status.list_models(asked.dataset) if row.version == now)
     say(f"Champion of {asked.dataset}: {now} (accuracy {accuracy:.4f}), in place of {before}.")
-    say(f"'sightline rollback {asked.dataset} --to {before}' takes it back. New images or settings")
-    say("train a new model, which the gate compares with this champion.")
+    say(f"'sightline rollback {asked.dataset} --to {before}' takes it back; no run does.")
     return OK
 
 

@@ -210,18 +210,19 @@ def describe_status(status: Status) -> list[str]:
     return [status.dataset, *(f"  {name:<15} {fact}" for name, fact in facts.items())]
 
 
-def draw_models(rows: list[ModelRow]) -> RenderableType:
-    """The models as a table, oldest first."""
-    grid = Grid(box=None, padding=(0, 2, 0, 0), header_style="dim")
-    for name in ("model", "kind", "accuracy", "trained", "standing"):
-        grid.add_column(name, no_wrap=True, justify="right" if name == "accuracy" else "left")
-    grid.add_column("")
+def describe_models(rows: list[ModelRow]) -> list[str]:
+    """The models, one a line, oldest first, under a line of headings."""
+    lines = [("model", "kind", "accuracy", "trained", "standing")]
     for row in rows:
+        kind, trained = row.kind.replace("_", " "), row.created_at[:16].replace("T", " ")
         accuracy = "" if row.accuracy is None else f"{row.accuracy:.4f}"
-        style = "bold green" if row.standing == "champion" else ""
-        words = (row.version, row.kind.replace("_", " "), accuracy, row.created_at, row.standing)
-        grid.add_row(*(Text(word, style=style) for word in words), Text(row.note, style="dim"))
-    return grid
+        standing = f"{row.standing}, {row.note}" if row.note else row.standing
+        lines.append((row.version, kind, accuracy, trained, standing))
+    widths = [max(len(cell) for cell in column) for column in zip(*lines, strict=True)]
+    padded = [
+        [f"{cell:<{width}}" for cell, width in zip(line, widths, strict=True)] for line in lines
+    ]
+    return ["  ".join(line).rstrip() for line in padded]
 
 
 def _unpublished(outcome: Outcome) -> str:
