@@ -227,13 +227,15 @@ def test_a_person_s_answer_lets_the_model_serve_or_leaves_the_champion(
         (places / "data" / "planned").write_text(version)
         run = start(places, "run", "asked")
         wait_until(lambda run=run: "waits for your answer at http" in run.said, "the question")
-        (asked,) = client.active_runs("train_asked")
-        url = f"/dags/train_asked/dagRuns/{quote(asked.run_id, safe='')}/taskInstances/approve/-1"
+        run_id = re.search("/runs/([^/]+)/tasks/approve/required_actions", run.said)
+        assert run_id is not None
+        url = f"/dags/train_asked/dagRuns/{quote(run_id[1], safe='')}/taskInstances/approve/-1"
         question = client._request("GET", f"{url}/hitlDetails").json()
         assert question["subject"] == "Shall the new model of asked serve?"
         assert question["body"].strip() == "| new | champion |\n\nReport: /reports/page.html"
         assert models.read_champion(catalog) == champion  # as long as nobody has answered
-        client._request("PATCH", f"{url}/hitlDetails", json={"chosen_options": [answer]})
+        given = client._request("PATCH", f"{url}/hitlDetails", json={"chosen_options": [answer]})
+        assert given.is_success, given.text
         assert run.wait() == 0, run.said
         state = {"Approve": "done", "Reject": "skipped"}[answer]
         assert f"train_asked.publish {state}" in run.said

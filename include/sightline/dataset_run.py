@@ -112,6 +112,7 @@ class DatasetRun:
         self._runs: dict[str, Run] = {}
         self._tasks: dict[str, dict[str, Task]] = {}
         self._logs: dict[tuple[str, str, int], TaskLog] = {}
+        self._asking: set[str] = set()  # runs that were told to wait for an answer
 
     def execute(self, partition_key: str | None, parsed_since: float) -> Outcome:
         """Run both DAGs; `parsed_since` (seconds since 1970) tells what parse of them is fresh enough."""
@@ -139,6 +140,18 @@ class DatasetRun:
         broken = self._broken()
         if broken:
             raise AirflowUnavailable(broken)
+
+    def tell_of_question(self, run: Run, tasks: dict[str, Task]) -> None:
+        """Say once of a run that it waits for a person's answer, and where to give it."""
+        asking = [task for task in tasks.values() if task.state == WAITS_FOR_ANSWER]
+        if not asking or run.run_id in self._asking:
+            return
+        self._asking.add(run.run_id)
+        where = f"{self._client.address}/dags/{run.dag_id}/runs/{run.run_id}"
+        self._display.tell(
+            f"{run.dag_id} waits for your answer at {where}/tasks/{asking[0].task_id}/required_actions "
+            "('make up' in another terminal tells the login)."
+        )
 
     def _is_done(self, task_id: str) -> bool:
         """Whether a task of the training has ended well."""
@@ -201,7 +214,7 @@ class DatasetRun:
 
     def _follow(self, run: Run) -> Run:
         self._runs[run.dag_id] = run
-        others_told = question_told = False
+        others_told = False
         while True:
             self.check_server()
             tasks = self._tasks[run.dag_id] = self._client.tasks(run)
@@ -212,20 +225,8 @@ class DatasetRun:
                     return run
             if not others_told and all(task.state is None for task in tasks.values()):
                 others_told = self._tell_of_others(run)
-            if not question_told:
-                question_told = self._tell_of_question(run, tasks)
+            self.tell_of_question(run, tasks)
             time.sleep(POLL_SECONDS)
-
-    def _tell_of_question(self, run: Run, tasks: dict[str, Task]) -> bool:
-        """Whether a task waits for a person's answer; says where to give it."""
-        waiting = [task for task in tasks.values() if task.state == WAITS_FOR_ANSWER]
-        for task in waiting:
-            where = f"{self._client.address}/dags/{run.dag_id}/runs/{run.run_id}"
-            self._display.tell(
-                f"{run.dag_id} waits for your answer at {where}/tasks/{task.task_id}/required_actions "
-                "('make up' in another terminal tells the login)."
-            )
-        return bool(waiting)
 
     def _tell_of_others(self, run: Run) -> bool:
         others = [other.run_id for other in self._client.active_runs(run.dag_id)]
