@@ -1,7 +1,8 @@
 """train_<dataset>, one for every file in include/datasets: from features to a published classifier.
 
 Starts when the features asset changes, waits while ingests of the dataset are running, so that a
-backfill trains once, and stops at once when the champion already knows these features.
+backfill trains once, and stops at once when the champion already knows these features. The candidates are
+trained side by side and judged together; the better one serves if the gate lets it.
 """
 
 from airflow.sdk import DAG, FixedKeyMapper, PartitionedAssetTimetable, chain
@@ -13,6 +14,8 @@ from sightline.orchestration import (
     RETRIES,
     VERSION,
     WHOLE,
+    SparkStageOperator,
+    approval_stage,
     features_asset,
     model_asset,
     python_stage,
@@ -38,17 +41,31 @@ def build(spec: DatasetSpec) -> DAG:
         tags=["sightline", "train", spec.name],
         doc_md=__doc__,
     ) as dag:
+        split, evaluate = python_stage(spec, stages.split), python_stage(spec, stages.evaluate)
+        chain(wait_for_ingests(spec), python_stage(spec, stages.plan), split)
+        for branch in candidates(spec):
+            chain(split, *branch, evaluate)
         chain(
-            wait_for_ingests(spec),
-            python_stage(spec, stages.plan),
-            python_stage(spec, stages.split),
-            spark_stage(spec, "reduce", REDUCE, more_args=[VERSION]),
-            spark_stage(spec, "train", TRAIN, more_args=[VERSION], quick=False),
-            python_stage(spec, stages.evaluate),
-            python_stage(spec, stages.publish, outlets=[model_asset(spec.name)]),
+            evaluate,
+            python_stage(spec, stages.gate),
             python_stage(spec, stages.report),
+            *([approval_stage(spec)] if spec.gate.approval else []),
+            python_stage(spec, stages.publish, outlets=[model_asset(spec.name)]),
         )
     return dag
+
+
+def candidates(spec: DatasetSpec) -> list[list[SparkStageOperator]]:
+    """The tasks that train each candidate, side by side."""
+    branches = []
+    if spec.train:
+        branches.append(
+            [
+                spark_stage(spec, "reduce", REDUCE, more_args=[VERSION]),
+                spark_stage(spec, "train", TRAIN, more_args=[VERSION], quick=False),
+            ]
+        )
+    return branches
 
 
 for path in dataset_files():

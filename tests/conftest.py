@@ -191,9 +191,8 @@ def store_embeddings(
     splits: list[str],
     groups: list[str] | None = None,
 ) -> Plan:
-    """Store made-up images with these embeddings, labels and splits, and plan to train on them. Each is a
-    group of its own unless told.
-    """
+    """Store made-up images with these embeddings, labels, splits and groups of near-copies (default: each
+    image is its own), and plan to train on them."""
     rows = [made_up_image_row(number, label=label) for number, label in enumerate(labels)]
     ids = [row["image_id"] for row in rows]
     store_rows(catalog.images, rows)
@@ -219,6 +218,13 @@ def store_rows(table: Table, rows: list[dict[str, Any]], partition: str | None =
     batch = pa.RecordBatch.from_pylist(rows, schema=table.schema)
     urls = tables.write_batches(table, [batch])
     tables.append_new(table, urls, partition if table.partition_by else None, Writer("tests"))
+
+
+def store_partition(table: Table, rows: list[dict[str, Any]], partition: str) -> None:
+    """Exchange a partition of a table for these rows."""
+    batch = pa.RecordBatch.from_pylist(rows, schema=table.schema)
+    held = tables.claim(table, Writer("tests"))
+    tables.replace_partition(table, tables.write_batches(table, [batch]), partition, held)
 
 
 def make_task(task: str, partition: str = "all", run_id: str = "run-1") -> tuple[TaskRun, Record]:

@@ -11,17 +11,19 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 
 FOUNDATIONS = {
     "errors", "settings", "config", "backbone_names", "storage", "schemas", "tables", "catalog",
-    "images", "progress", "spark", "source_config", "batches", "classifiers",
+    "images", "progress", "spark", "source_config", "fine_tune_config", "batches", "classifiers",
+    "lookup",
 }  # fmt: skip
 MIDDLE = {
     "sources", "backbones", "models", "ledger", "rejection", "principal_components", "embeddings",
+    "metrics", "slices",
 }  # fmt: skip
 STAGES = {
-    "ingestion", "featurization", "splitting", "reduction", "training", "evaluation", "publishing",
-    "validation", "reporting", "lineage", "preflight",
+    "ingestion", "featurization", "splitting", "reduction", "training", "evaluation", "gating",
+    "publishing", "validation", "reporting", "lineage", "preflight", "fine_tuning",
 }  # fmt: skip
 KNOW_AIRFLOW = {"orchestration", "stages"}
-KNOW_TORCH = {"backbones", "featurization", "worker_daemon"}
+KNOW_TORCH = {"backbones", "featurization", "fine_tuning", "worker_daemon"}
 
 
 def package_name(path: Path) -> str:

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from sightline import cli
+from sightline import cli, models
+from sightline.catalog import open_catalog
 
 DIGITS = "source: {type: digits}\nbackbone: {name: resnet18, weights: random, image_size: 64}\n"
 
@@ -52,7 +53,7 @@ def test_an_unknown_dataset_names_those_there_are(
     own_places: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write(own_places, DIGITS)
-    for command in ("run", "check", "status"):
+    for command in ("run", "check", "status", "models", "rollback"):
         assert cli.main([command, "bird"]) == 2
         assert "did you mean 'birds'?" in capsys.readouterr().err
 
@@ -90,6 +91,32 @@ def test_status_is_for_people_and_for_programs(
     assert json.loads(capsys.readouterr().out)["dataset"] == "birds"
     assert cli.main(["status", "--json"]) == 0
     assert [one["dataset"] for one in json.loads(capsys.readouterr().out)] == ["birds"]
+
+
+def test_one_command_rolls_the_champion_back_and_another_lists_the_models(
+    own_places: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write(own_places, DIGITS)
+    assert cli.main(["rollback", "birds"]) == 1
+    assert capsys.readouterr().err == "Dataset birds has no champion; run train_birds.\n"
+    assert cli.main(["models", "birds"]) == 0
+    assert capsys.readouterr().out == "Dataset birds has no model yet.\n"
+    catalog = open_catalog("birds")
+    for version, accuracy in (("v1", 0.9), ("v2", 0.8)):
+        model = {"version": version, "kind": "head", "created_at": "2026-11-05"}
+        models.write_model(catalog, {**model, "metrics": {"accuracy": accuracy}})
+        models.crown(catalog, version)
+    assert cli.main(["rollback", "birds", "--reason", "blurred"]) == 0
+    said = capsys.readouterr().out
+    assert "Champion of birds: v1 (accuracy 0.9000), in place of v2." in said
+    assert "'sightline rollback birds --to v2' takes it back" in said
+    assert cli.main(["models", "birds"]) == 0
+    assert "blurred" in capsys.readouterr().out
+    assert cli.main(["models", "birds", "--json"]) == 0
+    listed = {row["version"]: row["standing"] for row in json.loads(capsys.readouterr().out)}
+    assert listed == {"v1": "champion", "v2": "rolled back"}
+    assert cli.main(["rollback", "birds", "--to", "v7"]) == 2
+    assert "'v7' was never champion of birds. Known: v1, v2." in capsys.readouterr().err
 
 
 def test_status_of_a_dataset_whose_file_is_broken_still_answers(
@@ -135,7 +162,17 @@ def test_every_command_explains_itself(capsys: pytest.CaptureFixture[str]) -> No
         cli.main(["--help"])
     assert ended.value.code == 0
     said = capsys.readouterr().out
-    for command in ("run", "demo", "check", "status", "up", "down", "prepare"):
+    for command in (
+        "run",
+        "demo",
+        "check",
+        "status",
+        "models",
+        "rollback",
+        "up",
+        "down",
+        "prepare",
+    ):
         assert f"\n    {command} " in said
 
 

@@ -84,7 +84,9 @@ def test_nothing_is_scheduled_or_reduced_where_the_file_says_null(datasets: Path
     assert read_dataset(path).reduce is None
 
 
-KEYS = "backbone, description, fetch, fine_tune, limits, reduce, schedule, source, split, train"
+KEYS = (
+    "backbone, description, fetch, fine_tune, gate, limits, reduce, schedule, source, split, train"
+)
 
 
 @pytest.mark.parametrize(

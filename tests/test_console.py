@@ -12,7 +12,7 @@ from sightline import console
 from sightline.airflow_client import AirflowClient, Run
 from sightline.dataset_run import Failure, Outcome, Row
 from sightline.progress import Report
-from sightline.status import Champion, Status
+from sightline.status import Champion, ModelRow, Status
 from sightline.task_log import TaskLog, find_reason, last_words
 from tests.recorded_airflow import RecordedAirflow, serve
 
@@ -26,7 +26,7 @@ CHAMPION = Champion(
 )
 STATUS = Status("digits", 1797, {}, 1797, 1797, {}, {}, CHAMPION, "/data/reports/latest.html")
 SUCCEEDED = Outcome(
-    Run("ingest_digits", "i", "success"), Run("train_digits", "t", "success"), True, []
+    Run("ingest_digits", "i", "success"), Run("train_digits", "t", "success"), True, True, []
 )
 
 
@@ -105,15 +105,47 @@ def test_a_run_that_trained_ends_with_accuracy_counts_version_and_report() -> No
 
 
 def test_a_run_without_anything_new_says_so_plainly() -> None:
-    outcome = Outcome(SUCCEEDED.ingest, SUCCEEDED.train, False, [])
+    outcome = Outcome(SUCCEEDED.ingest, SUCCEEDED.train, False, False, [])
     assert console.summarize(STATUS, outcome, featurized=0) == [
         "Nothing new: 0 images featurized, nothing trained; champion 00008-abc (accuracy 0.9842) stays."
     ]
 
 
+def test_a_model_that_a_person_rejected_is_told_from_one_that_was_never_made() -> None:
+    outcome = Outcome(SUCCEEDED.ingest, SUCCEEDED.train, True, False, [])
+    assert console.summarize(STATUS, outcome, featurized=0)[1] == (
+        "the new model does not serve; accuracy 0.9842 on 449 test images, model 00008-abc"
+    )
+
+
+def test_a_task_that_has_asked_a_person_says_so() -> None:
+    row = Row("train_digits", "approve", "awaiting_input", 1, 8.0)
+    assert "waits for your answer" in shown([row])
+    assert printed([row]) == ["train_digits.approve waits for your answer"]
+
+
+def test_models_are_listed_with_their_standing() -> None:
+    rows = [
+        ModelRow("v1", "head", "2026-11-20", 0.91, "champion", ""),
+        ModelRow(
+            "v2-tuned",
+            "fine_tuned",
+            "2026-11-21T09:30:12+00:00",
+            None,
+            "rolled back",
+            "by joe: [blurred]",
+        ),
+    ]
+    assert console.describe_models(rows) == [
+        "model     kind        accuracy  trained           standing",
+        "v1        head        0.9100    2026-11-20        champion",
+        "v2-tuned  fine tuned            2026-11-21 09:30  rolled back, by joe: [blurred]",
+    ]
+
+
 def test_a_failed_run_names_the_task_its_reason_and_its_last_lines() -> None:
     failure = Failure("ingest_x", "fetch_images", "No space [left].", ["progress 1/2"])
-    failed = Outcome(Run("ingest_x", "i", "failed"), None, False, [failure])
+    failed = Outcome(Run("ingest_x", "i", "failed"), None, False, False, [failure])
     stream = io.StringIO()
     console.tell_failures(Console(file=stream), failed)
     assert stream.getvalue() == (

@@ -20,7 +20,17 @@ INGEST = [
     "featurize",
     "validate_features",
 ]
-TRAIN = ["wait_for_ingests", "plan", "split", "reduce", "train", "evaluate", "publish", "report"]
+TRAIN = [
+    "wait_for_ingests",
+    "plan",
+    "split",
+    "reduce",
+    "train",
+    "evaluate",
+    "gate",
+    "report",
+    "publish",
+]
 
 # In a process of its own: what another test has imported must not count.
 PARSE = f"""
@@ -107,6 +117,22 @@ def test_a_broken_dataset_file_harms_no_other_dataset(own_places: Path) -> None:
     assert parsed["errors"] == {}
     assert set(parsed["dags"]) == {"ingest_good", "train_good", "ingest_bad"}
     assert "broken" in parsed["dags"]["ingest_bad"]["tags"]
+
+
+def test_a_person_is_asked_where_the_dataset_file_says_so(own_places: Path) -> None:
+    (own_places / "datasets" / "asked.yaml").write_text(
+        "source: {type: digits}\ngate: {approval: true}\n"
+    )
+    tasks = parse(own_places)["dags"]["train_asked"]["tasks"]
+    assert tasks == [*TRAIN[:-1], "approve", "publish"]
+
+
+def test_a_dataset_without_a_head_has_no_tasks_for_one(own_places: Path) -> None:
+    (own_places / "datasets" / "tuned.yaml").write_text(
+        "source: {type: digits}\ntrain: null\nfine_tune: {}\n"
+    )
+    tasks = parse(own_places)["dags"]["train_tuned"]["tasks"]
+    assert not {"reduce", "train"} & set(tasks)
 
 
 def test_a_dataset_without_a_schedule_runs_by_hand_only(own_places: Path) -> None:

@@ -1,27 +1,22 @@
-"""Evaluation: every number as worked out by hand, every test image counted once."""
+"""Evaluation: every candidate on the same test images, each counted once."""
 
-import math
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from sightline import evaluation, models, tables
+from sightline import models, tables
 from sightline.catalog import Catalog
 from sightline.classifiers import Classifier, LogisticRegression, Pca, Scaler
 from sightline.config import DatasetSpec
 from sightline.errors import TrainingError
-from sightline.evaluation import Tally, evaluate, metric_rows, per_class
+from sightline.evaluation import evaluate
 from sightline.ledger import Record
 from sightline.models import Plan
-from tests.conftest import catalog_of, make_task, store_embeddings, write_dataset
+from tests.conftest import catalog_of, make_task, store_embeddings, store_partition, write_dataset
 
 DATASET = "source: {type: folder, path: photos}\nreduce: null\n"
-Array = np.ndarray[Any, Any]
 
 
 @pytest.fixture
@@ -34,108 +29,30 @@ def catalog(spec: DatasetSpec) -> Catalog:
     return catalog_of(spec)
 
 
-HAND = np.array(
-    [[0.7, 0.2, 0.1], [0.5, 0.4, 0.1], [0.1, 0.8, 0.1], [0.2, 0.2, 0.6], [0.6, 0.3, 0.1]]
-)
-HAND_LABELS = ["a", "a", "b", "c", "b"]
-
-
-def tallied(labels: list[str | None], probabilities: Array, names: Iterable[str] = "abc") -> Tally:
-    tally = Tally.empty(list(names))
-    tally.add(labels, probabilities)
-    return tally
-
-
-def test_the_numbers_are_those_worked_out_by_hand() -> None:
-    tally = tallied([*HAND_LABELS], HAND)
-    assert tally.confusion.tolist() == [[2, 0, 0], [1, 1, 0], [0, 0, 1]]
-    assert evaluation.accuracy(tally) == 0.8
-    assert evaluation.macro_f1(tally) == pytest.approx((0.8 + 2 / 3 + 1) / 3)
-    losses = [-math.log(share) for share in (0.7, 0.5, 0.8, 0.6, 0.3)]
-    assert evaluation.log_loss(tally) == pytest.approx(sum(losses) / 5)
-    a, b, c = per_class(tally.confusion)
-    assert a == {
-        "precision": 2 / 3,
-        "recall": 1,
-        "f1": pytest.approx(0.8),
-        "support": 2,
-        "predicted": 3,
-    }
-    assert (b["precision"], b["recall"], b["support"], b["predicted"]) == (1, 0.5, 2, 1)
-    assert (c["precision"], c["recall"], c["f1"]) == (1, 1, 1)
-
-
-def test_top_5_counts_the_five_likeliest() -> None:
-    shares = np.array([[0.30, 0.25, 0.20, 0.12, 0.08, 0.05]] * 6)
-    assert evaluation.top_5_accuracy(tallied(list("abcdef"), shares, "abcdef")) == 5 / 6
-    assert evaluation.top_5_accuracy(tallied([*HAND_LABELS], HAND)) == 1
-
-
-def test_what_never_occurs_is_zero_and_left_out_of_the_mean() -> None:
-    tally = tallied(["a", "a"], np.array([[0.9, 0.1, 0.0], [0.9, 0.1, 0.0]]))
-    assert per_class(tally.confusion)[2] == {
-        "precision": 0, "recall": 0, "f1": 0, "support": 0, "predicted": 0,
-    }  # fmt: skip
-    assert evaluation.macro_f1(tally) == 1
-
-
-def test_a_class_that_was_not_trained_counts_as_wrong_and_is_left_out_of_the_loss() -> None:
-    tally = tallied(["a", "new", "b"], HAND[[0, 0, 2]], ["a", "b", "c", "new"])
-    assert (tally.rows, tally.with_loss) == (3, 2)
-    assert evaluation.accuracy(tally) == evaluation.top_5_accuracy(tally) == pytest.approx(2 / 3)
-    assert evaluation.log_loss(tally) == pytest.approx(-(math.log(0.7) + math.log(0.8)) / 2)
-    assert per_class(tally.confusion)[0]["precision"] == 0.5
-    assert per_class(tally.confusion)[3]["support"] == 1
-    cells = [row for row in metric_rows(tally) if row["name"] == "confusion:a"]
-    assert {row["label"]: row["value"] for row in cells} == {"a": 1.0, "new": 1.0}
-
-
-def test_an_image_without_a_label_is_not_counted() -> None:
-    assert tallied(["a", None], HAND[:2]).rows == 1
-
-
-@given(
-    cuts=st.lists(st.integers(0, 40), max_size=6),
-    order=st.permutations(range(40)),
-    seed=st.integers(0, 100),
-)
-def test_a_tally_does_not_depend_on_batches_or_order(
-    cuts: list[int], order: list[int], seed: int
-) -> None:
-    rng = np.random.default_rng(seed)
-    shares = rng.dirichlet(np.ones(7), 40)
-    labels: list[str | None] = [str(one) for one in rng.choice(list("abcdefgh"), 40)]
-    whole = tallied(labels, shares, "abcdefgh")
-    parts = Tally.empty(list("abcdefgh"))
-    for piece in np.split(np.array(order), sorted(cuts)):
-        parts.add([labels[row] for row in piece], shares[piece.astype(int)])
-    assert parts.confusion.tolist() == whole.confusion.tolist()
-    assert (parts.in_top_5, parts.with_loss) == (whole.in_top_5, whole.with_loss)
-    assert parts.log_loss_sum == pytest.approx(whole.log_loss_sum)
-
-
 LABELS = ["left", "right", "left", "right", "left", "right", "left", "up", None]
 SPLITS = ["train"] * 4 + ["test"] * 5
+GROUPS: list[str] | None = None  # of near-copies; default: each image is its own
 VALUES = [[-1, 0], [1, 0], [-2, 0], [2, 0], [-1, 1], [1, 1], [3, 0], [2, 2], [1, 5]]
+
+
+MODEL: dict[str, Any] = {
+    "head": {"kind": "logistic_regression"},
+    "rows": {"train": 4},
+    "metrics": {},
+}
 
 
 def trained(
     catalog: Catalog, spec: DatasetSpec, values: Any = VALUES, pca: Pca | None = None
 ) -> Plan:
     """A model by hand: to the right of 0 is right; without training, so without Spark."""
-    plan = store_embeddings(catalog, spec, values, LABELS, SPLITS)
+    plan = store_embeddings(catalog, spec, values, LABELS, SPLITS, GROUPS)
     head = LogisticRegression(np.array([[-1.0, 0], [1.0, 0]]), np.zeros(2))
     classifier = Classifier(["left", "right"], pca, Scaler(np.zeros(2), np.ones(2)), head)
     models.save_classifier(catalog, plan.version, classifier)
     models.write_model(
         catalog,
-        {
-            "version": plan.version,
-            "labels": classifier.labels,
-            "head": {"kind": "logistic_regression"},
-            "rows": {"train": 4},
-            "metrics": {},
-        },
+        {**MODEL, "version": plan.version, "kind": "head", "labels": classifier.labels},
     )
     return plan
 
@@ -167,10 +84,12 @@ def test_each_test_image_has_one_prediction_and_the_model_its_metrics(
     assert record.counts == {"rows": 4, "accuracy": 0.5, "unseen": 1}
     model = models.read_model(catalog, plan.version)
     assert model is not None
-    assert model["rows"] == {"train": 4, "test": 4}
+    assert model["rows"] == {"train": 4, "test": 4, "duplicate_free": 4}
     assert (model["metrics"]["accuracy"], model["metrics"]["train_accuracy"]) == (0.5, 1.0)
     support = {
-        row["label"]: row["value"] for row in stored(catalog.metrics) if row["name"] == "support"
+        row["label"]: row["value"]
+        for row in stored(catalog.metrics)
+        if row["name"] == "support" and row["split"] == "test"
     }
     assert support == {"left": 2, "right": 1, "up": 1}
 
@@ -178,10 +97,12 @@ def test_each_test_image_has_one_prediction_and_the_model_its_metrics(
 def test_a_rerun_replaces_predictions_and_metrics(spec: DatasetSpec, catalog: Catalog) -> None:
     plan = trained(catalog, spec)
     run(spec, catalog, plan)
-    before = [stored(catalog.predictions), stored(catalog.metrics)]
+    before, numbers = stored(catalog.predictions), numbers_of(catalog, plan.version)
+    rows = len(stored(catalog.metrics))
     run(spec, catalog, plan, "run-2")
-    assert [stored(catalog.predictions), stored(catalog.metrics)] == before
-    assert len(before[0]) == 5
+    assert sorted(stored(catalog.predictions), key=str) == sorted(before, key=str)
+    assert numbers_of(catalog, plan.version) == pytest.approx(numbers)
+    assert (len(before), len(stored(catalog.metrics))) == (5, rows)
 
 
 def test_the_pca_comes_before_the_head(spec: DatasetSpec, catalog: Catalog) -> None:
@@ -202,5 +123,161 @@ def test_a_test_split_without_labelled_images_is_refused(
     spec: DatasetSpec, catalog: Catalog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(globals(), "LABELS", [*LABELS[:4], *[None] * 5])
-    with pytest.raises(TrainingError, match="photos has no labelled test image"):
+    with pytest.raises(TrainingError, match="photos has no labelled test image that model"):
         run(spec, catalog, trained(catalog, spec))
+
+
+TUNED = DATASET.replace("reduce: null", "train: {folds: 2}\nfine_tune: {}")
+
+
+def numbers_of(catalog: Catalog, version: str, split: str = "test") -> dict[Any, float]:
+    """The metrics of a model on a split, by name and label; overall ones by their name alone."""
+    return {
+        (row["name"], row["label"]) if row["label"] else row["name"]: row["value"]
+        for row in stored(catalog.metrics)
+        if row["model_version"] == version and row["split"] == split
+    }
+
+
+def scored(
+    catalog: Catalog, plan: Plan, probabilities: Any, augmented: Any = None, first: int = 4
+) -> str:
+    """A fine-tuned network by hand: its scores of the images from a number on."""
+    version = f"{plan.version}-tuned"
+    rows = [
+        {
+            "image_id": f"{first + number:064x}",
+            "model_version": version,
+            "probabilities": shares,
+            "augmented": augmented and augmented[number],
+        }
+        for number, shares in enumerate(probabilities)
+    ]
+    store_partition(catalog.scores, rows, version)
+    model = {**MODEL, "version": version, "kind": "fine_tuned", "labels": ["right", "left"]}
+    models.write_model(catalog, {**model, "head": None, "reduction": None})
+    return version
+
+
+# In the network's own order of classes, right before left: right, right, right, left, right.
+SHARES = [[0.6, 0.4], [0.9, 0.1], [0.7, 0.3], [0.2, 0.8], [0.9, 0.1]]
+TURNED = [
+    [0.3, 0.7],
+    [0.9, 0.1],
+    [0.4, 0.6],
+    [0.2, 0.8],
+    [0.9, 0.1],
+]  # left, right, left, left, right
+
+
+@pytest.fixture
+def both(own_places: Path) -> DatasetSpec:
+    """A dataset that trains a head and fine-tunes a network."""
+    return write_dataset(own_places, "photos", f"{TUNED}reduce: null\n")
+
+
+def test_a_network_is_judged_beside_the_head_on_the_same_images(both: DatasetSpec) -> None:
+    catalog = catalog_of(both)
+    plan = trained(catalog, both)
+    version = scored(catalog, plan, SHARES)
+    record = run(both, catalog, plan)
+    predicted: dict[str, list[str]] = {plan.version: [], version: []}
+    for row in sorted(stored(catalog.predictions), key=lambda row: row["image_id"]):
+        predicted[row["model_version"]].append(row["predicted"])
+    assert predicted[plan.version] == ["left", "right", "right", "right", "right"]
+    assert predicted[version] == ["right", "right", "right", "left", "right"]
+    model = models.read_model(catalog, version)
+    assert model is not None
+    assert model["metrics"]["accuracy"] == 0.25
+    assert model["rows"] == {"train": 4, "test": 4, "duplicate_free": 4}
+    assert "train_accuracy" not in model["metrics"]  # it has no scores of its train images
+    assert "plain_accuracy" not in model["metrics"]
+    assert numbers_of(catalog, version, "test_plain") == {}
+    assert record.counts == {"rows": 4, "accuracy": 0.5, "unseen": 1}
+
+
+def test_with_test_time_augmentation_that_is_what_counts(both: DatasetSpec) -> None:
+    catalog = catalog_of(both)
+    plan = trained(catalog, both)
+    version = scored(catalog, plan, SHARES, TURNED)
+    run(both, catalog, plan)
+    model = models.read_model(catalog, version)
+    assert model is not None
+    assert (model["metrics"]["accuracy"], model["metrics"]["plain_accuracy"]) == (0.75, 0.25)
+    assert numbers_of(catalog, version)["accuracy"] == 0.75
+    assert numbers_of(catalog, version, "test_plain")["accuracy"] == 0.25
+    kept = [row for row in stored(catalog.predictions) if row["model_version"] == version]
+    assert sorted(round(row["probability"], 6) for row in kept) == [0.6, 0.7, 0.8, 0.9, 0.9]
+
+
+def test_an_image_without_an_augmented_score_counts_with_its_plain_one(both: DatasetSpec) -> None:
+    catalog = catalog_of(both)
+    plan = trained(catalog, both)
+    version = scored(catalog, plan, SHARES, [None, *TURNED[1:]])
+    run(both, catalog, plan)
+    assert numbers_of(catalog, version)["accuracy"] == 0.5
+    assert numbers_of(catalog, version, "test_plain")["accuracy"] == 0.25
+
+
+def test_a_network_alone_needs_no_features(own_places: Path) -> None:
+    spec = write_dataset(own_places, "photos", DATASET + "train: null\nfine_tune: {}\n")
+    catalog = catalog_of(spec)
+    plan = store_embeddings(catalog, spec, VALUES, LABELS, SPLITS)
+    scored(catalog, plan, SHARES)
+    assert run(spec, catalog, plan).counts["accuracy"] == 0.25
+
+
+def test_a_network_that_is_not_trained_is_refused(both: DatasetSpec) -> None:
+    catalog = catalog_of(both)
+    plan = trained(catalog, both)
+    with pytest.raises(TrainingError, match=f"{plan.version}-tuned of photos is not trained"):
+        run(both, catalog, plan)
+
+
+def test_the_duplicate_free_test_set_has_one_image_a_group_and_none_of_a_train_group(
+    spec: DatasetSpec, catalog: Catalog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The head is right on images 4 and 5, wrong on 6 and 8; 7 has no label, so 8 stands for their group.
+    groups = ["a", "b", "c", "d", "b", "e", "e", "f", "f"]
+    monkeypatch.setitem(globals(), "GROUPS", groups)
+    monkeypatch.setitem(globals(), "LABELS", [*LABELS[:7], None, "up"])
+    plan = trained(catalog, spec)
+    run(spec, catalog, plan)
+    model = models.read_model(catalog, plan.version)
+    assert model is not None
+    assert model["rows"]["duplicate_free"] == 2  # 5 and 8: 4 is a copy of 1, which is in train
+    assert model["metrics"]["duplicate_free_accuracy"] == 0.5
+    numbers = numbers_of(catalog, plan.version, "test_duplicate_free")
+    assert (numbers["accuracy"], numbers["support", "right"], numbers["support", "up"]) == (
+        0.5,
+        1,
+        1,
+    )
+
+
+def test_where_every_test_image_is_a_copy_there_is_no_duplicate_free_score(
+    spec: DatasetSpec, catalog: Catalog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(globals(), "GROUPS", ["a"] * 9)
+    plan = trained(catalog, spec)
+    run(spec, catalog, plan)
+    model = models.read_model(catalog, plan.version)
+    assert model is not None
+    assert model["rows"]["duplicate_free"] == 0
+    assert "duplicate_free_accuracy" not in model["metrics"]
+
+
+def test_slices_join_what_the_manifest_says(spec: DatasetSpec, catalog: Catalog) -> None:
+    listed = dict.fromkeys(catalog.manifest.schema.names)
+    rows = [
+        {**listed, "uri": f"mem://{number}", "licence": licence, "partition": "all"}
+        for number, licence in [(4, "CC0"), (5, "CC0"), (6, "BY"), (4, "CC0")]
+    ]
+    store_partition(catalog.manifest, rows, "all")
+    plan = trained(catalog, spec)
+    run(spec, catalog, plan)
+    numbers = numbers_of(catalog, plan.version)
+    found = {key[1]: value for key, value in numbers.items() if key[0] == "slice:licence:accuracy"}
+    assert found == {"CC0": 1.0, "BY": 0.0, "not given": 0.0}
+    assert numbers["slice:licence:images", "CC0"] == 2
+    assert numbers["slice:size:images", "under 64 px"] == 4

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 
-from sightline import fine_tuning, models, storage, tables
+from sightline import fine_tuning, lookup, models, storage, tables
 from sightline.catalog import Catalog
 from sightline.config import DatasetSpec
 from sightline.errors import ConfigError, TrainingError
@@ -98,7 +98,7 @@ def content_ids(rows: Iterator[reading.Encoded]) -> list[bytes]:
 
 
 def contents(catalog: Catalog, split: str) -> set[bytes]:
-    ids = set(tables.rows_of(catalog.splits, "split", [split])["image_id"].to_pylist())
+    ids = set(lookup.rows_of(catalog.splits, "split", [split])["image_id"].to_pylist())
     batches = tables.read_batches(catalog.images, ["image_id", "content"])
     rows = [row for batch in batches for row in batch.to_pylist()]
     return {row["content"] for row in rows if row["image_id"] in ids}
@@ -349,7 +349,7 @@ def assert_scores_are_the_networks(catalog: Catalog, version: str) -> None:
     network, preprocessing = model.build()
     batches = tables.read_batches(catalog.scores, ["image_id", "probabilities", "augmented"])
     scores = {row["image_id"]: row for batch in batches for row in batch.to_pylist()}
-    images = tables.rows_of(catalog.images, "image_id", list(scores)).to_pylist()
+    images = lookup.rows_of(catalog.images, "image_id", list(scores)).to_pylist()
     assert {row["content"] for row in images} == contents(catalog, "test")
     for row in images:
         pixels = fine_tuning.scoring.images.decode_pixels(row["content"], 0)

@@ -14,11 +14,14 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import psutil
 import pytest
 
+from sightline import models
 from sightline.airflow_client import AirflowClient, Run
+from sightline.catalog import Catalog, open_catalog
 
 pytestmark = pytest.mark.end_to_end
 
@@ -27,13 +30,16 @@ DEADLINE_SECONDS = 120
 DIGITS = "source: {type: digits}\nbackbone: {name: resnet18, weights: random, image_size: 64}\n"
 
 TOYS = '''
-"""Three pairs of DAGs: one that works, with a retry; one that refuses; one that never ends."""
+"""Four pairs of DAGs: one that works, with a retry; one that refuses; one that never ends; one that asks."""
 import logging, os, pathlib, time
 from datetime import timedelta
 from airflow.sdk import (
     DAG, Asset, CronPartitionTimetable, FixedKeyMapper, PartitionedAssetTimetable, task,
 )
 from airflow.sdk.exceptions import AirflowFailException
+from sightline import stages
+from sightline.config import load_dataset
+from sightline.orchestration import approval_stage, python_stage
 
 log = logging.getLogger(__name__)
 ONCE_MORE = {"retries": 1, "retry_delay": timedelta(seconds=1)}
@@ -41,7 +47,7 @@ NIGHTLY = CronPartitionTimetable(
     "0 0 * * *", timezone="UTC", key_format="%Y-%m-%d", run_offset=-1, run_immediately=timedelta(0)
 )
 
-for name in ("toy", "broken", "endless"):
+for name in ("toy", "broken", "endless", "asked"):
     features = Asset(f"features_{name}", f"sightline://{name}/features")
 
     with DAG(f"ingest_{name}", schedule=NIGHTLY, default_args=ONCE_MORE):
@@ -74,7 +80,23 @@ for name in ("toy", "broken", "endless"):
         def publish():
             log.info("published")
 
-        publish()
+        @task
+        def plan():
+            return pathlib.Path(os.environ["SIGHTLINE_STORAGE"], "planned").read_text()
+
+        @task
+        def gate():
+            return "| new | champion |"
+
+        @task
+        def report():
+            return "/reports/page.html"
+
+        if name == "asked":
+            asked = load_dataset(name)
+            plan() >> gate() >> report() >> approval_stage(asked) >> python_stage(asked, stages.publish)
+        else:
+            publish()
 '''
 
 
@@ -102,7 +124,7 @@ def places(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in ("dags", "datasets", "data"):
         (folder / name).mkdir()
     (folder / "dags" / "toys.py").write_text(TOYS)
-    for name in ("toy", "broken", "endless"):
+    for name in ("toy", "broken", "endless", "asked"):
         (folder / "datasets" / f"{name}.yaml").write_text(DIGITS)
     return folder
 
@@ -192,6 +214,50 @@ def test_ctrl_c_during_a_task_ends_the_task_and_the_run_but_not_the_shared_airfl
     assert client.active_runs("ingest_endless") == []
     assert up.process.poll() is None
     pid_file.unlink()
+
+
+def test_a_person_s_answer_lets_the_model_serve_or_leaves_the_champion(
+    client: AirflowClient, places: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SIGHTLINE_STORAGE", str(places / "data"))
+    catalog = open_catalog("asked")
+    champion = None
+    for version, answer in (("v1", "Approve"), ("v2", "Reject")):
+        judge(catalog, version, champion)
+        (places / "data" / "planned").write_text(version)
+        run = start(places, "run", "asked")
+        wait_until(lambda run=run: "waits for your answer at http" in run.said, "the question")
+        run_id = re.search("/runs/([^/]+)/tasks/approve/required_actions", run.said)
+        assert run_id is not None
+        url = f"/dags/train_asked/dagRuns/{quote(run_id[1], safe='')}/taskInstances/approve/-1"
+        question = client._request("GET", f"{url}/hitlDetails").json()
+        assert question["subject"] == "Shall the new model of asked serve?"
+        assert question["body"].strip() == "| new | champion |\n\nReport: /reports/page.html"
+        assert models.read_champion(catalog) == champion  # as long as nobody has answered
+        given = client._request("PATCH", f"{url}/hitlDetails", json={"chosen_options": [answer]})
+        assert given.is_success, given.text
+        assert run.wait() == 0, run.said
+        state = {"Approve": "done", "Reject": "skipped"}[answer]
+        assert f"train_asked.publish {state}" in run.said
+        decision = models.read_decision(catalog, version)
+        assert decision is not None
+        assert (decision["approval"]["answer"], decision["approval"]["by"]) == (answer, "admin")
+        champion = models.read_model(catalog, "v1")
+        assert models.read_champion(catalog) == champion
+    (entry,) = models.champion_history(catalog)
+    assert entry["by"] == "admin"
+
+
+def judge(catalog: Catalog, version: str, champion: dict[str, Any] | None) -> None:
+    """A plan whose model the gate lets pass."""
+    models.write_plan(catalog, models.Plan(version, "made-up", 1, 1, version))
+    model = {"version": version, "created_at": "2026-11-05", "backbone_id": "made-up", "rows": {}}
+    model |= {"fingerprint": version, "labels": [], "metrics": {"accuracy": 0.9}}
+    models.write_model(catalog, model)
+    decision = {"chosen": version, "passed": True, "reasons": [], "candidates": [model]}
+    models.write_decision(
+        catalog, version, {**decision, "champion": champion, "gate": {}, "approval": None}
+    )
 
 
 def test_down_ends_a_running_task_with_all_the_rest(client: AirflowClient, places: Path) -> None:

@@ -13,8 +13,7 @@ from sightline.classifiers import Classifier, LogisticRegression, Pca, Scaler, a
 from sightline.config import BackboneSpec, DatasetSpec, ReduceSpec, SplitSpec, TrainSpec
 from sightline.errors import TrainingError
 from sightline.models import make_plan
-from sightline.publishing import publish
-from tests.conftest import catalog_of, made_up_image_row, make_task, store_embeddings, store_rows
+from tests.conftest import catalog_of, made_up_image_row, store_embeddings, store_rows
 from tests.conftest import write_dataset as write
 
 DATASET = "source: {type: folder, path: photos}\n"
@@ -107,21 +106,6 @@ def test_probabilities_of_extreme_values_stay_finite() -> None:
 
 def model_of(version: str, **metrics: float) -> dict[str, Any]:
     return {"version": version, "labels": ["a", "b"], "metrics": metrics}
-
-
-def test_only_an_evaluated_model_is_published(spec: DatasetSpec, catalog: Catalog) -> None:
-    plan = make_plan(spec, catalog, "one")
-    _, record = make_task("publish")
-    with pytest.raises(TrainingError, match=f"{plan.version} has not been evaluated"):
-        publish(catalog, record, plan)
-    models.write_model(catalog, model_of(plan.version))
-    with pytest.raises(TrainingError, match="has not been evaluated"):
-        publish(catalog, record, plan)
-    assert models.read_champion(catalog) is None
-    models.write_model(catalog, model_of(plan.version, accuracy=0.9))
-    publish(catalog, record, plan)
-    assert record.counts == {"accuracy": 0.9}
-    assert models.read_champion(catalog) == model_of(plan.version, accuracy=0.9)
 
 
 def test_a_reader_sees_the_old_champion_or_the_new_one(catalog: Catalog) -> None:

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from sightline import images, ledger, reporting, storage, tables
+from sightline import images, ledger, models, reporting, storage, tables
 from sightline.catalog import Catalog
 from sightline.errors import StorageError
 from sightline.reporting import charts, formats
@@ -44,6 +44,8 @@ class World:
     weights: str = "random"
     with_records: bool = True
     seed: int = 0  # of the images
+    more_metrics: list[tuple[str, str | None, float]] = field(default_factory=list)
+    more_model: dict[str, Any] = field(default_factory=dict)  # of model.json
 
     def __post_init__(self) -> None:
         self.catalog = Catalog("pets", f"{self.root}/pets")
@@ -121,7 +123,9 @@ class World:
                 }
             )
         write(self.catalog.predictions, rows, VERSION)
-        write(self.catalog.metrics, metric_rows(rows, self.labels), VERSION)
+        common = {"model_version": VERSION, "split": "test"}
+        more = [{**common, "name": n, "label": of, "value": v} for n, of, v in self.more_metrics]
+        write(self.catalog.metrics, metric_rows(rows, self.labels) + more, VERSION)
         self.accuracy = sum(row["label"] == row["predicted"] for row in rows) / len(rows)
         self.tested = len(rows)
 
@@ -156,8 +160,31 @@ class World:
             },
             "rows": {"train": len(photos) - self.tested, "test": self.tested},
             "metrics": {"accuracy": self.accuracy, "macro_f1": 0.8765, "top_5_accuracy": 0.9999},
+            **self.more_model,
         }
         storage.write_json(storage.join(self.catalog.model(VERSION), "model.json"), model)
+
+    def judge(self, **more: Any) -> None:
+        """Let the gate have decided on a head and, as the better one, the network of this page."""
+        plan = "20261121-plan"
+        head = {"accuracy": 0.5, "duplicate_free_accuracy": 0.4875, "log_loss": 1.25}
+        tuned = {"accuracy": 0.75, "plain_accuracy": 0.7, "calibration_error": 0.0625}
+        decision = {
+            "chosen": VERSION,
+            "passed": True,
+            "reasons": ["It is 0.2500 more accurate than champion old."],
+            "candidates": [
+                {"version": plan, "kind": "head", "metrics": head, "rows": {"test": 6}},
+                {"version": VERSION, "kind": "fine_tuned", "metrics": tuned, "rows": {"test": 6}},
+            ],
+            "champion": {"version": "old", "kind": "head", "metrics": head, "rows": {"test": 4}},
+            "between": {
+                "images": 6, "gained": 2, "lost": 1, "difference": 0.25, "low": -0.1, "high": 0.5,
+            },
+            "gate": {"confidence": 0.9, "approval": False},
+            **more,
+        }  # fmt: skip
+        models.write_decision(self.catalog, VERSION, decision)
 
     def write_records(self) -> None:
         self.record(
@@ -673,3 +700,132 @@ def test_a_source_that_says_nothing_has_no_section(world: World) -> None:
     page = report_of(world.catalog)
     assert "source" not in Page(page).sections
     assert "What the source says" not in page
+
+
+def test_without_a_decision_there_is_no_section_of_one(world: World) -> None:
+    assert not {"decision", "calibration", "slices"} & set(Page(world.page()).sections)
+
+
+def test_the_decision_shows_the_candidates_beside_the_champion(world: World) -> None:
+    world.judge()
+    plain = {"accuracy": 0.7, "macro_f1": 0.65}
+    rows = [
+        {
+            "model_version": VERSION,
+            "split": "test_plain",
+            "name": name,
+            "label": None,
+            "value": value,
+        }
+        for name, value in plain.items()
+    ]
+    world.page()
+    urls = tables.write_batches(
+        world.catalog.metrics, [pa.RecordBatch.from_pylist(rows, world.catalog.metrics.schema)]
+    )
+    tables.append_new(world.catalog.metrics, urls, VERSION, Writer("test"), "name")
+    text = Page(report_of(world.catalog)).sections["decision"]
+    assert "Proposed as champion. It is 0.2500 more accurate than champion old." in text
+    assert "head on features 20261121-plan 50.00% 48.75% – 1.250 – 6" in text
+    assert (
+        f"fine-tuned network, with test-time augmentation this page {VERSION} 75.00% – – – 0.062 6"
+    ) in text
+    assert (
+        f"fine-tuned network, without test-time augmentation {VERSION} 70.00% – 0.650 – – 6" in text
+    )
+    assert "champion before, head on features old 50.00% 48.75% – 1.250 – 4" in text
+    assert "the network alone has 2 right and the head alone 1" in text
+    assert "+25.00 points (90% interval -10.00 to +50.00)" in text
+
+
+def test_a_refused_model_is_not_called_proposed(world: World) -> None:
+    world.judge(passed=False, reasons=["Its accuracy 0.7500 is below gate.min, 0.9."])
+    text = Page(world.page()).sections["decision"]
+    assert "Not proposed as champion. Its accuracy 0.7500 is below gate.min, 0.9." in text
+    assert "Proposed" not in text
+
+
+def test_where_a_person_is_asked_the_page_says_so(world: World) -> None:
+    world.judge(gate={"confidence": 0.95, "approval": True}, between=None, champion=None)
+    text = Page(world.page()).sections["decision"]
+    assert "Proposed as champion, if a person approves it in Airflow." in text
+    assert "champion before" not in text
+    assert "candidates" not in text
+
+
+def test_the_page_is_of_the_candidate_that_was_chosen(world: World) -> None:
+    world.page()
+    world.judge()
+    decision = models.read_decision(world.catalog, VERSION)
+    assert decision is not None
+    models.write_decision(world.catalog, "plan", decision)
+    url = reporting.write_report(world.catalog, "plan", "ingest_pets", "train_pets", "run")
+    assert Path(url).name == f"{VERSION}.html"
+
+
+def test_a_fine_tuned_network_has_a_page_of_its_own_kind(world: World) -> None:
+    settings = {"epochs": 5, "history": []}
+    world.more_model = {"kind": "fine_tuned", "head": None, "fine_tuning": settings}
+    page = Page(world.page())
+    assert "components" not in page.sections
+    assert "fine-tuned on the train images, 5 epochs" in page.sections["result"]
+    assert "Penalties tried" not in page.sections["provenance"]
+    assert page.count("confusion", "td", "right-cell") == 2
+
+
+def test_the_duplicate_free_score_stands_beside_the_raw_one(world: World) -> None:
+    metrics = {"accuracy": 0.75, "duplicate_free_accuracy": 0.625}
+    world.more_model = {"metrics": metrics, "rows": {"train": 18, "test": 6, "duplicate_free": 4}}
+    assert "Duplicate-free: 62.5% of 4 test images" in Page(world.page()).sections["result"]
+    same = {"train": 18, "test": 6, "duplicate_free": 6}
+    world.more_model["rows"] = same
+    world.write_model(world.write_images())
+    text = Page(report_of(world.catalog)).sections["result"]
+    assert "No test image is a near-copy of another image" in text
+
+
+def test_the_reliability_plot_has_a_dot_for_each_bin(world: World) -> None:
+    bins = {"8": (10, 0.5, 0.4), "12": (30, 0.8, 0.9), "15": (60, 0.98, 0.95)}
+    for label, values in bins.items():
+        names = ("images", "confidence", "accuracy")
+        world.more_metrics += [
+            (f"reliability:{name}", label, value) for name, value in zip(names, values, strict=True)
+        ]
+    world.more_model = {"metrics": {"accuracy": 0.88, "calibration_error": 0.058}}
+    page = Page(world.page())
+    text = page.sections["calibration"]
+    assert "a probability of 87.8% on average, and 88.0% of them are right" in text
+    assert "is 0.058" in text
+    dots = [at for tag, at in page.within["calibration"] if tag == "circle"]
+    assert [float(dot["cx"]) for dot in dots] == pytest.approx([228, 334.8, 398.9], abs=0.1)
+    assert float(dots[0]["cy"]) == pytest.approx(206 - 0.4 * 188, abs=0.1)
+    assert [dot["r"] for dot in dots] == ["4.6", "5.8", "7.0"]
+    assert page.count("calibration", "rect", "bar") == 3
+    assert page.count("calibration", "polyline", "guide") == 1
+
+
+def test_slices_come_worst_first_and_small_ones_are_marked(world: World) -> None:
+    found = [("size", "64 to 127 px", 120, 0.9), ("size", "128 to 255 px", 40, 0.75)]
+    found += [("size", "under 64 px", 5, 0.8), ("licence", "CC0", 165, 0.85)]
+    found += [("source", f"host{number}.example", 8, 1 - number / 100) for number in range(25)]
+    for kind, name, number, accuracy in found:
+        world.more_metrics += [
+            (f"slice:{kind}:images", name, number), (f"slice:{kind}:accuracy", name, accuracy),
+        ]  # fmt: skip
+    page = Page(world.page())
+    text = page.sections["slices"]
+    assert "128 to 255 px 40 75.0% 59.8% to 85.8% under 64 px few 5 80.0%" in text
+    assert text.index("under 64 px") < text.index("64 to 127 px")
+    assert "Licence" not in text  # all images are of one
+    assert "The 20 worst of 25." in text
+    assert "host24.example" in text and "host3.example" not in text
+    assert page.count("slices", "tr", "few") == 21
+
+
+@pytest.mark.parametrize("counts", [[1], [0, 3], [5] * 15, [0] * 14 + [12345]])
+def test_a_histogram_stays_inside_its_frame(counts: list[int]) -> None:
+    chart = charts.histogram(counts)
+    assert len(chart.bars) == sum(count > 0 for count in counts)
+    assert all(x >= charts.LEFT and x + w <= charts.RIGHT for x, _, w, _ in chart.bars)
+    assert all(y >= charts.TOP - 0.1 for _, y, _, _ in chart.bars)
+    assert all(float(tick.text.replace(",", "")) % 1 == 0 for tick in chart.y_ticks)

@@ -11,7 +11,8 @@ import pytest
 from sightline import ledger, models, storage, tables
 from sightline.catalog import Catalog, open_catalog
 from sightline.ledger import TaskRun
-from sightline.status import read_status
+from sightline.publishing import roll_back
+from sightline.status import list_models, read_status
 from sightline.tables import Table, Writer
 
 NOW = datetime(2026, 11, 6, tzinfo=UTC)
@@ -90,3 +91,29 @@ def test_the_report_is_named_once_there_is_one(catalog: Catalog) -> None:
     assert read_status("birds").report is None
     storage.write_bytes(storage.join(catalog.reports, "latest.html"), b"<html>")
     assert read_status("birds").report == storage.join(catalog.reports, "latest.html")
+
+
+def test_models_are_listed_with_what_became_of_them(catalog: Catalog) -> None:
+    def judge(version: str, *others: str, **more: Any) -> None:
+        decision = {"chosen": version, "passed": True, "reasons": ["Too bad."], "approval": None}
+        decision["candidates"] = [{"version": one} for one in (version, *others)]
+        models.write_decision(catalog, version, {**decision, **more})
+
+    for number in range(7):
+        model = {"version": f"v{number}", "created_at": f"2026-11-0{number + 1}", "kind": "head"}
+        models.write_model(catalog, {**model, "metrics": {"accuracy": number / 10}})
+    storage.write_json(storage.join(catalog.model("v9"), "plan.json"), {})  # not trained yet
+    judge("v1", "v0")
+    models.crown(catalog, "v1")
+    models.crown(catalog, "v2")
+    models.crown(catalog, "v3")
+    roll_back(catalog, None, "joe", "blurred")
+    judge("v4", passed=False)
+    judge("v5", approval={"answer": "Reject", "by": "joe", "at": "2026-11-08"})
+    rows = list_models("birds")
+    assert [(row.version, row.accuracy) for row in rows] == [(f"v{n}", n / 10) for n in range(7)]
+    assert [row.standing for row in rows] == [
+        "not chosen", "was champion", "champion", "rolled back", "refused", "rejected", "",
+    ]  # fmt: skip
+    assert rows[3].note.endswith(": blurred")
+    assert (rows[4].note, rows[5].note) == ("Too bad.", "by joe on 2026-11-08")

@@ -84,9 +84,11 @@ class Backfill:
         train_id, last_active = self._run.train_id, time.monotonic()
         while True:
             self._run.check_server()
-            if self._client.active_runs(train_id):
+            active = self._client.active_runs(train_id)
+            for run in active:
                 last_active = time.monotonic()
-            else:
+                self._run.tell_of_question(run, self._client.tasks(run))
+            if not active:
                 done = (day for day in days if day.is_well)
                 started = [self._client.runs_started_by(day, train_id) for day in done]
                 runs = {run.run_id: run for some in started for run in some}

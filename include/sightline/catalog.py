@@ -1,8 +1,9 @@
 """Where the data of a dataset lives, in the order in which it flows; no other module builds a path.
 
 <storage>/<dataset>/
-    manifest images rejects features splits reduced predictions metrics     Delta tables
-    models/<version>/   model.json, weights.safetensors        models/champion.json
+    manifest images rejects features splits reduced scores predictions metrics    Delta tables
+    models/<version>/   plan.json, model.json, weights.safetensors, decision.json
+    models/champion.json    the model that serves, and those before it
     reports/            one page a trained model, latest.html
     checks/             Great Expectations' Data Docs
     runs/               what each task of each run read, wrote and took

@@ -1,6 +1,7 @@
 """The `sightline` command: run a dataset, look at it, keep an Airflow up."""
 
 import argparse
+import getpass
 import json
 import logging
 import os
@@ -11,6 +12,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from datetime import UTC, date, datetime, timedelta
 from functools import partial
 from pathlib import Path
@@ -122,9 +124,9 @@ def check(asked: argparse.Namespace) -> int:
 
 def show_status(asked: argparse.Namespace) -> int:
     """What is there of one dataset, or of each."""
-    names = [path.stem for path in dataset_files()]  # a broken file's tables can be looked at, too
-    if asked.dataset and asked.dataset not in names:
-        load_dataset(asked.dataset)  # says which there are
+    names = [path.stem for path in dataset_files()]
+    if asked.dataset:
+        _known_dataset(asked.dataset)
     found = [status.read_status(name) for name in names if asked.dataset in (None, name)]
     if asked.json:
         value = [one.as_json() for one in found]
@@ -132,6 +134,33 @@ def show_status(asked: argparse.Namespace) -> int:
     else:
         for one in found:
             say("\n".join(console.describe_status(one)))
+    return OK
+
+
+def show_models(asked: argparse.Namespace) -> int:
+    """Every model of a dataset, and which one serves."""
+    _known_dataset(asked.dataset)
+    rows = status.list_models(asked.dataset)
+    if asked.json:
+        out.print_json(json.dumps([asdict(row) for row in rows]))
+    elif rows:
+        say("\n".join(console.describe_models(rows)))
+    else:
+        say(f"Dataset {asked.dataset} has no model yet.")
+    return OK
+
+
+def rollback(asked: argparse.Namespace) -> int:
+    """Let an earlier champion serve again."""
+    from sightline import publishing
+
+    _known_dataset(asked.dataset)
+    catalog = open_catalog(asked.dataset)
+    by = getpass.getuser()
+    before, now = publishing.roll_back(catalog, asked.to, by, asked.reason)
+    accuracy = next(row.accuracy for row in status.list_models(asked.dataset) if row.version == now)
+    say(f"Champion of {asked.dataset}: {now} (accuracy {accuracy:.4f}), in place of {before}.")
+    say(f"'sightline rollback {asked.dataset} --to {before}' takes it back; no run does.")
     return OK
 
 
@@ -176,6 +205,12 @@ def prepare(asked: argparse.Namespace) -> int:
     with _step("class archive of Spark's JVM, so that its jobs start in half the time"):
         spark.make_class_archive()
     return OK
+
+
+def _known_dataset(name: str) -> None:
+    """ConfigError where there is no such dataset; a broken file's tables can be looked at, too."""
+    if name not in [path.stem for path in dataset_files()]:
+        load_dataset(name)  # says which there are
 
 
 def _run(spec: DatasetSpec, partition: str | None) -> int:
@@ -333,6 +368,13 @@ def _parser() -> argparse.ArgumentParser:
     shown = add("status", show_status, "images, rejects, features, runs and champion")
     shown.add_argument("dataset", nargs="?", help="default: every dataset")
     shown.add_argument("--json", action="store_true", help="for programs")
+    listed = add("models", show_models, "every model of a dataset, and which one serves")
+    listed.add_argument("dataset")
+    listed.add_argument("--json", action="store_true", help="for programs")
+    back = add("rollback", rollback, "let the champion before, or another earlier one, serve again")
+    back.add_argument("dataset")
+    back.add_argument("--to", metavar="VERSION", help="default: the champion before this one")
+    back.add_argument("--reason", metavar="TEXT", default="", help="kept in the history")
     add("up", up, "keep Airflow up until Ctrl-C")
     add("down", down, "stop Airflow with all it runs")
     own = add(

@@ -145,6 +145,29 @@ class TrainSpec(Section):
         return self
 
 
+# Metrics that a gate can ask a minimum of: those where more is better.
+GATE_METRICS = ("accuracy", "duplicate_free_accuracy", "macro_f1", "top_5_accuracy")
+
+
+class GateSpec(Section):
+    """What a model must reach before it serves."""
+
+    min: dict[str, Annotated[float, Field(gt=0, le=1)]] = {}  # metric: the least that is taken
+    # How much less accurate than the champion a model may be on the same test images.
+    max_drop: float = Field(0.01, ge=0, le=1)
+    confidence: float = Field(0.95, gt=0, lt=1)  # of the interval around that difference
+    approval: bool = False  # whether a person is asked, in Airflow's UI
+    approval_hours: float = Field(24, gt=0)  # how long; then the run fails
+
+    @field_validator("min")
+    @classmethod
+    def _known(cls, least: dict[str, float]) -> dict[str, float]:
+        for name in least:
+            if name not in GATE_METRICS:
+                raise ValueError(f"unknown metric {name!r}{_nearest(name, GATE_METRICS)}")
+        return least
+
+
 class LimitsSpec(Section):
     """What is refused, and when a run stops."""
 
@@ -170,6 +193,7 @@ class DatasetSpec(Section):
     split: SplitSpec = SplitSpec()
     train: TrainSpec | None = TrainSpec()
     fine_tune: FineTuneSpec | None = None
+    gate: GateSpec = GateSpec()
     limits: LimitsSpec = LimitsSpec()
 
     @model_validator(mode="after")

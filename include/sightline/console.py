@@ -15,13 +15,14 @@ from rich.text import Text
 from sightline.backfill import Backfilled
 from sightline.dataset_run import Display, Outcome, Row
 from sightline.progress import Report
-from sightline.status import Status
+from sightline.status import ModelRow, Status
 
 WORDS = {  # of Airflow's states, for a person
     None: "",
     "scheduled": "waiting",
     "up_for_retry": "will retry",
     "up_for_reschedule": "waiting",
+    "awaiting_input": "waits for your answer",
     "upstream_failed": "not run",
     "success": "done",
 }
@@ -30,6 +31,7 @@ STYLES = {
     "success": "green",
     "failed": "bold red",
     "up_for_retry": "yellow",
+    "awaiting_input": "bold yellow",
     "skipped": "dim",
     "upstream_failed": "dim",
 }
@@ -145,7 +147,7 @@ def summarize(status: Status, outcome: Outcome, featurized: int) -> list[str]:
         f"{featurized:,} featurized in this run"
     ]
     if champion:
-        verb = "accuracy" if outcome.trained else "nothing trained; accuracy"
+        verb = "accuracy" if outcome.published else f"{_unpublished(outcome)}; accuracy"
         tested = champion.rows.get("test")
         on = f" on {tested:,} test images" if tested else ""
         lines.append(f"{verb} {_accuracy(status)}{on}, model {champion.version}")
@@ -206,6 +208,25 @@ def describe_status(status: Status) -> list[str]:
     facts["table versions"] = ", ".join(versions) or "no tables yet"
     facts["report"] = status.report or "none yet"
     return [status.dataset, *(f"  {name:<15} {fact}" for name, fact in facts.items())]
+
+
+def describe_models(rows: list[ModelRow]) -> list[str]:
+    """The models, one a line, oldest first, under a line of headings."""
+    lines = [("model", "kind", "accuracy", "trained", "standing")]
+    for row in rows:
+        kind, trained = row.kind.replace("_", " "), row.created_at[:16].replace("T", " ")
+        accuracy = "" if row.accuracy is None else f"{row.accuracy:.4f}"
+        standing = f"{row.standing}, {row.note}" if row.note else row.standing
+        lines.append((row.version, kind, accuracy, trained, standing))
+    widths = [max(len(cell) for cell in column) for column in zip(*lines, strict=True)]
+    padded = [
+        [f"{cell:<{width}}" for cell, width in zip(line, widths, strict=True)] for line in lines
+    ]
+    return ["  ".join(line).rstrip() for line in padded]
+
+
+def _unpublished(outcome: Outcome) -> str:
+    return "the new model does not serve" if outcome.trained else "nothing trained"
 
 
 def _cells(row: Row) -> list[RenderableType]:

@@ -25,6 +25,7 @@ log = logging.getLogger(__name__)
 POLL_SECONDS = 1.5
 PARSE_SECONDS = 120  # for a new dataset file to become a DAG
 TRAIN_SECONDS = 120  # for the features' change to start the training
+WAITS_FOR_ANSWER = "awaiting_input"  # state of a task that has asked a person
 FINISHED = ("success", "failed", "skipped", "upstream_failed", "removed")  # states of a task
 
 
@@ -57,7 +58,8 @@ class Outcome:
 
     ingest: Run
     train: Run | None
-    trained: bool  # whether a new model was published
+    trained: bool  # whether a new model was made
+    published: bool  # and serves
     failures: list[Failure]
 
     @property
@@ -110,6 +112,7 @@ class DatasetRun:
         self._runs: dict[str, Run] = {}
         self._tasks: dict[str, dict[str, Task]] = {}
         self._logs: dict[tuple[str, str, int], TaskLog] = {}
+        self._asking: set[str] = set()  # runs that were told to wait for an answer
 
     def execute(self, partition_key: str | None, parsed_since: float) -> Outcome:
         """Run both DAGs; `parsed_since` (seconds since 1970) tells what parse of them is fresh enough."""
@@ -118,9 +121,9 @@ class DatasetRun:
             with self._stopped_on_error():
                 ingest = self._follow(ingest)
                 train = self._follow(self._await_train(ingest)) if ingest.is_well else None
-        published = self._tasks.get(self.train_id, {}).get("publish")
-        trained = bool(published and published.state == "success")
-        return Outcome(ingest, train, trained, self._failures())
+        return Outcome(
+            ingest, train, self._is_done("gate"), self._is_done("publish"), self._failures()
+        )
 
     @contextlib.contextmanager
     def ready(self, parsed_since: float) -> Iterator[None]:
@@ -137,6 +140,23 @@ class DatasetRun:
         broken = self._broken()
         if broken:
             raise AirflowUnavailable(broken)
+
+    def tell_of_question(self, run: Run, tasks: dict[str, Task]) -> None:
+        """Say once of a run that it waits for a person's answer, and where to give it."""
+        asking = [task for task in tasks.values() if task.state == WAITS_FOR_ANSWER]
+        if not asking or run.run_id in self._asking:
+            return
+        self._asking.add(run.run_id)
+        where = f"{self._client.address}/dags/{run.dag_id}/runs/{run.run_id}"
+        self._display.tell(
+            f"{run.dag_id} waits for your answer at {where}/tasks/{asking[0].task_id}/required_actions "
+            "('make up' in another terminal tells the login)."
+        )
+
+    def _is_done(self, task_id: str) -> bool:
+        """Whether a task of the training has ended well."""
+        task = self._tasks.get(self.train_id, {}).get(task_id)
+        return bool(task and task.state == "success")
 
     def _wait_for_dag(self, dag_id: str, parsed_since: float) -> None:
         deadline = time.monotonic() + PARSE_SECONDS
@@ -205,6 +225,7 @@ class DatasetRun:
                     return run
             if not others_told and all(task.state is None for task in tasks.values()):
                 others_told = self._tell_of_others(run)
+            self.tell_of_question(run, tasks)
             time.sleep(POLL_SECONDS)
 
     def _tell_of_others(self, run: Run) -> bool:

@@ -6,7 +6,7 @@ SightlineError
 ├── StorageError       a table or file cannot be read or written
 ├── WeightsError       pretrained weights are missing or broken
 ├── ResourceError      the machine has too little disk or memory for the job
-├── CheckFailed        data did not meet an expectation
+├── CheckFailed        data or a model did not meet what is asked of it
 ├── TrainingError      a classifier cannot be trained from what is there
 └── AirflowUnavailable the local Airflow did not start or did not answer
 
@@ -41,7 +41,7 @@ class ResourceError(SightlineError):
 
 
 class CheckFailed(SightlineError):
-    """Data did not meet an expectation."""
+    """Data or a model did not meet what is asked of it."""
 
 
 class TrainingError(SightlineError):

@@ -1,9 +1,12 @@
-"""How good a model is: predictions on the test split, without a JVM, and the numbers made of them.
+"""How good the models of a plan are: predictions on the test split, without a JVM, and the numbers made
+of them.
 
-A test image of a class that was not trained can only be predicted wrongly, and counts as that: it
-lowers accuracy, top-5 accuracy, macro F1 and the precision of what it is taken for, and stands in the
-confusion matrix and as `unseen` in the counts. Only the log loss, which would be infinite, leaves it
-out. An image without a label is predicted and not counted.
+Every candidate is judged by the same code on the same test images: a head predicts from the features, a
+fine-tuned network has left its probabilities in the table of scores. Where those hold a second opinion
+with test-time augmentation, that one counts, and the plain one's numbers stand beside it.
+
+Near-copies make a score flatter: of each group of them, the duplicate-free test set counts one image, and
+none where the train or val split holds an image of the group.
 """
 
 from collections.abc import Callable, Iterator
@@ -12,25 +15,38 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from sightline import models, tables
+from sightline import metrics, models, tables
 from sightline.catalog import Catalog
 from sightline.classifiers import Classifier
 from sightline.config import DatasetSpec
 from sightline.errors import TrainingError
 from sightline.ledger import Record, TaskRun
+from sightline.metrics import METRICS_BY_NAME, Tally
 from sightline.models import Plan
 from sightline.schemas import METRICS, PREDICTIONS
+from sightline.slices import SliceCounts
 
 Array = np.ndarray[Any, Any]
 
-ROWS = """
-    SELECT f.image_id, f.embedding, i.label FROM features f
-    JOIN splits s ON s.image_id = f.image_id AND s.split = '{split}'
-    JOIN images i ON i.image_id = f.image_id
-    WHERE f.backbone_id = '{backbone_id}'
-"""
+# The splits of the metrics table.
+TEST, DUPLICATE_FREE, PLAIN = "test", "test_duplicate_free", "test_plain"
 
+ROWS = """
+    SELECT p.image_id, {columns}, i.label, u.image_id IS NOT NULL AS is_unique FROM {source} p
+    JOIN splits s ON s.image_id = p.image_id AND s.split = '{split}'
+    JOIN images i ON i.image_id = p.image_id
+    LEFT JOIN (
+        SELECT min(q.image_id) AS image_id FROM {source} q
+        JOIN splits t ON t.image_id = q.image_id AND t.split = '{split}'
+        JOIN images j ON j.image_id = q.image_id AND j.label IS NOT NULL
+        LEFT ANTI JOIN (SELECT group_id FROM splits WHERE split <> '{split}') o
+            ON o.group_id = t.group_id
+        WHERE q.{condition} GROUP BY t.group_id
+    ) u ON u.image_id = p.image_id
+    WHERE p.{condition}
+"""
 
 UNSEEN = """
     SELECT DISTINCT i.label FROM images i
@@ -38,115 +54,48 @@ UNSEEN = """
     WHERE i.label IS NOT NULL
 """
 
+# A uri can stand in the manifest of several partitions.
+SLICED = """
+    SELECT i.uri, i.height, i.width, m.licence, p.label = p.predicted AS is_right FROM predictions p
+    JOIN images i ON i.image_id = p.image_id
+    LEFT JOIN (SELECT uri, max(licence) AS licence FROM manifest GROUP BY uri) m ON m.uri = i.uri
+    WHERE p.model_version = {version} AND p.label IS NOT NULL
+"""
 
-@dataclass
-class Tally:
-    """Sums over predictions, from which every metric follows: memory grows with the classes only."""
 
-    labels: list[str]  # those of the classifier in its order, then those that were not trained
-    confusion: Array  # (labels, labels) counts: rows true, columns predicted
-    in_top_5: int = 0
-    with_loss: int = 0  # rows whose class was trained
-    log_loss_sum: float = 0.0
+@dataclass(frozen=True)
+class Predicted:
+    """A batch of images with what a model says of them."""
 
-    @classmethod
-    def empty(cls, labels: list[str]) -> "Tally":
-        """Nothing counted yet."""
-        return cls(labels, np.zeros((len(labels), len(labels)), dtype=np.int64))
+    rows: pa.RecordBatch  # image_id, label, is_unique
+    probabilities: Array  # (n, classes): those that count
+    plain: Array | None = None  # without test-time augmentation, where the others are with it
 
     @property
-    def rows(self) -> int:
-        """Predictions counted."""
-        return int(self.confusion.sum())
-
-    def add(self, labels: list[str | None], probabilities: Array) -> None:
-        """Count rows: true labels and probabilities (n, classes trained)."""
-        number = {label: index for index, label in enumerate(self.labels)}
-        rows = [row for row, label in enumerate(labels) if label is not None]
-        truth = np.array([number[str(labels[row])] for row in rows], dtype=np.int64)
-        given = probabilities[rows].astype(np.float64)
-        np.add.at(self.confusion, (truth, given.argmax(axis=1)), 1)
-        likeliest = np.argsort(-given, axis=1)[:, :5]
-        self.in_top_5 += int((likeliest == truth[:, None]).any(axis=1).sum())
-        trained = np.flatnonzero(truth < given.shape[1])
-        self.with_loss += len(trained)
-        of_truth = given[trained, truth[trained]].clip(1e-15, 1.0)
-        self.log_loss_sum -= float(np.log(of_truth).sum())
+    def labels(self) -> list[str | None]:
+        """The true labels."""
+        labels: list[str | None] = self.rows["label"].to_pylist()
+        return labels
 
 
-def accuracy(tally: Tally) -> float:
-    """Share of rows whose likeliest class is the true one."""
-    return float(tally.confusion.trace() / tally.rows)
+@dataclass(frozen=True)
+class Candidate:
+    """A model of the plan under evaluation, and the classes of its test images."""
 
+    spec: DatasetSpec
+    catalog: Catalog
+    plan: Plan
+    model: dict[str, Any]  # model.json
+    labels: list[str]  # the model's, then those that it was not trained on
 
-def top_5_accuracy(tally: Tally) -> float:
-    """Share of rows whose true class is among the five likeliest."""
-    return tally.in_top_5 / tally.rows
+    @property
+    def version(self) -> str:
+        """The version of this candidate."""
+        return str(self.model["version"])
 
-
-def macro_f1(tally: Tally) -> float:
-    """Mean F1 of the classes that occur in truth or predictions."""
-    rows = per_class(tally.confusion)
-    return float(np.mean([row["f1"] for row in rows if row["support"] or row["predicted"]]))
-
-
-def log_loss(tally: Tally) -> float:
-    """Mean negative logarithm of the true class's probability, where that class was trained."""
-    return tally.log_loss_sum / max(tally.with_loss, 1)
-
-
-METRICS_BY_NAME: dict[str, Callable[[Tally], float]] = {
-    "accuracy": accuracy,
-    "top_5_accuracy": top_5_accuracy,
-    "macro_f1": macro_f1,
-    "log_loss": log_loss,
-}
-
-
-def per_class(confusion: Array) -> list[dict[str, float]]:
-    """Precision, recall, F1, support and times predicted of each class; 0 where undefined."""
-    rows = []
-    for index, right in enumerate(confusion.diagonal()):
-        support, predicted = confusion[index].sum(), confusion[:, index].sum()
-        precision = right / predicted if predicted else 0.0
-        recall = right / support if support else 0.0
-        both = precision + recall
-        values = (precision, recall, 2 * precision * recall / both if both else 0.0)
-        names = ("precision", "recall", "f1", "support", "predicted")
-        numbers = (*values, support, predicted)
-        rows.append({name: float(value) for name, value in zip(names, numbers, strict=True)})
-    return rows
-
-
-def evaluate(
-    spec: DatasetSpec, catalog: Catalog, task: TaskRun, record: Record, plan: Plan
-) -> None:
-    """Predict the test split and keep predictions and metrics under the model's version."""
-    record.read(catalog.features, catalog.splits)
-    model = models.read_model(catalog, plan.version)
-    if model is None:
-        raise TrainingError(
-            f"Model {plan.version} of {spec.name} is not trained; clear task train."
-        )
-    predictor = Predictor(models.load_classifier(catalog, model))
-    labels = [*model["labels"], *_unseen(catalog, plan, model["labels"])]
-    tally = _keep_predictions(catalog, task, plan, predictor, labels)
-    if not tally.rows:
-        raise TrainingError(
-            f"Dataset {spec.name} has no labelled test image among the features; add images."
-        )
-    _keep_metrics(catalog, task, plan, metric_rows(tally))
-    numbers = {name: metric(tally) for name, metric in METRICS_BY_NAME.items()}
-    numbers["train_accuracy"] = accuracy(_tally(catalog, plan, predictor, labels, "train"))
-    model["metrics"] = {name: round(number, 6) for name, number in numbers.items()}
-    model["rows"]["test"] = tally.rows
-    models.write_model(catalog, model)
-    record.counts = {
-        "rows": tally.rows,
-        "accuracy": round(numbers["accuracy"], 4),
-        "unseen": tally.rows - tally.with_loss,
-    }
-    record.wrote(catalog.predictions, catalog.metrics)
+    def predictions(self, split: str) -> Iterator[Predicted]:
+        """What the model says of a split's images, batch by batch."""
+        return PREDICTIONS_OF[self.model["kind"]](self, split)
 
 
 @dataclass(frozen=True)
@@ -160,89 +109,194 @@ class Predictor:
         return self.classifier.probabilities(embeddings).astype(np.float32)
 
 
-def metric_rows(tally: Tally) -> list[dict[str, Any]]:
-    """All numbers of an evaluation: overall, of each class, and the confusion matrix's cells."""
-    rows: list[dict[str, Any]] = [
-        {"name": name, "label": None, "value": metric(tally)}
-        for name, metric in METRICS_BY_NAME.items()
+def evaluate(
+    spec: DatasetSpec, catalog: Catalog, task: TaskRun, record: Record, plan: Plan
+) -> None:
+    """Predict the test split with every candidate; keep predictions and metrics under their versions.
+
+    TrainingError where a candidate is not trained, or no labelled test image can be predicted.
+    """
+    candidates = models.candidates(spec, plan)
+    read = {models.HEAD: catalog.features, models.FINE_TUNED: catalog.scores}
+    record.read(*(read[kind] for kind in candidates), catalog.splits)
+    found = [
+        _evaluate(_open(spec, catalog, plan, version), task) for version in candidates.values()
     ]
-    for label, row in zip(tally.labels, per_class(tally.confusion), strict=True):
-        names = ("precision", "recall", "f1", "support")
-        rows += [{"name": name, "label": label, "value": row[name]} for name in names]
-    for true, predicted in np.argwhere(tally.confusion):
-        value = float(tally.confusion[true, predicted])
-        name = f"confusion:{tally.labels[predicted]}"
-        rows.append({"name": name, "label": tally.labels[true], "value": value})
-    return rows
+    record.counts = {
+        "rows": max(tally.rows for tally in found),
+        "accuracy": round(max(metrics.accuracy(tally) for tally in found), 4),
+        "unseen": max(tally.rows - tally.with_loss for tally in found),
+    }
+    record.wrote(catalog.predictions, catalog.metrics)
 
 
-def _unseen(catalog: Catalog, plan: Plan, trained: list[str]) -> list[str]:
-    """Labels of the test split that the classifier was not trained on, sorted."""
+def load_predictor(candidate: Candidate) -> Predictor:
+    """The head of a candidate, its PCA inside."""
+    return Predictor(models.load_classifier(candidate.catalog, candidate.model))
+
+
+def _open(spec: DatasetSpec, catalog: Catalog, plan: Plan, version: str) -> Candidate:
+    model = models.read_model(catalog, version)
+    if model is None:
+        raise TrainingError(
+            f"Model {version} of {spec.name} is not trained; clear the task that trains it."
+        )
     images = tables.open_table(catalog.images, plan.images_version)
     assert images is not None  # the plan was made of it
     with tables.query(images=images, splits=catalog.splits) as sql:
-        return sorted(set(sql(UNSEEN)["label"].to_pylist()) - set(trained))
+        unseen = sorted(set(sql(UNSEEN)["label"].to_pylist()) - set(model["labels"]))
+    return Candidate(spec, catalog, plan, model, [*model["labels"], *unseen])
 
 
-def _keep_predictions(
-    catalog: Catalog, task: TaskRun, plan: Plan, predictor: Predictor, labels: list[str]
-) -> Tally:
-    """Write the test split's predictions while counting them."""
-    held = tables.claim(catalog.predictions, task.writer)
-    tally = Tally.empty(labels)
+def _evaluate(candidate: Candidate, task: TaskRun) -> Tally:
+    """Keep a candidate's predictions and numbers; returns what was counted on the test split."""
+    catalog, model = candidate.catalog, candidate.model
+    tallies = _keep_predictions(candidate, task)
+    test = tallies[TEST]
+    if not test.rows:
+        raise TrainingError(
+            f"Dataset {candidate.spec.name} has no labelled test image that model "
+            f"{candidate.version} has predicted; add images."
+        )
+    rows = [
+        {**row, "split": split}
+        for split, tally in tallies.items()
+        if tally.rows
+        for row in metrics.metric_rows(tally)
+    ]
+    rows += [{**row, "split": TEST} for row in _count_slices(candidate).metric_rows()]
+    _keep_metrics(candidate, task, rows)
+    model["metrics"] = {
+        name: round(number, 6) for name, number in _numbers(candidate, tallies).items()
+    }
+    model["rows"]["test"] = test.rows
+    model["rows"]["duplicate_free"] = tallies[DUPLICATE_FREE].rows
+    models.write_model(catalog, model)
+    return test
+
+
+def _numbers(candidate: Candidate, tallies: dict[str, Tally]) -> dict[str, float]:
+    """What stands in model.json: every metric of the test split, and the accuracies beside."""
+    numbers = {name: metric(tallies[TEST]) for name, metric in METRICS_BY_NAME.items()}
+    if tallies[DUPLICATE_FREE].rows:
+        numbers["duplicate_free_accuracy"] = metrics.accuracy(tallies[DUPLICATE_FREE])
+    if tallies[PLAIN].rows:
+        numbers["plain_accuracy"] = metrics.accuracy(tallies[PLAIN])
+    if candidate.model["kind"] == models.HEAD:  # a network has scores of its test images only
+        train = Tally.empty(candidate.labels)
+        for batch in candidate.predictions("train"):
+            train.add(batch.labels, batch.probabilities)
+        numbers["train_accuracy"] = metrics.accuracy(train)
+    return numbers
+
+
+def _keep_predictions(candidate: Candidate, task: TaskRun) -> dict[str, Tally]:
+    """Write the test split's predictions while counting them, by split of the metrics table."""
+    predictions = candidate.catalog.predictions
+    held = tables.claim(predictions, task.writer)
+    tallies = {split: Tally.empty(candidate.labels) for split in (TEST, DUPLICATE_FREE, PLAIN)}
+    is_augmented = False
 
     def batches() -> Iterator[pa.RecordBatch]:
-        for rows, probabilities in _predicted(catalog, plan, predictor, "test"):
-            tally.add(rows["label"].to_pylist(), probabilities)
-            yield _prediction_batch(rows, probabilities, labels, plan.version)
+        nonlocal is_augmented
+        for batch in candidate.predictions("test"):
+            is_augmented |= batch.plain is not None
+            _count(tallies, batch)
+            yield _prediction_batch(batch, candidate)
 
-    urls = tables.write_batches(catalog.predictions, batches())
-    tables.replace_partition(catalog.predictions, urls, plan.version, held)
-    return tally
-
-
-def _keep_metrics(catalog: Catalog, task: TaskRun, plan: Plan, rows: list[dict[str, Any]]) -> None:
-    held = tables.claim(catalog.metrics, task.writer)
-    whole = [{**row, "model_version": plan.version, "split": "test"} for row in rows]
-    urls = tables.write_batches(
-        catalog.metrics, [pa.RecordBatch.from_pylist(whole, schema=METRICS)]
-    )
-    tables.replace_partition(catalog.metrics, urls, plan.version, held)
+    urls = tables.write_batches(predictions, batches())
+    tables.replace_partition(predictions, urls, candidate.version, held)
+    if not is_augmented:  # then plain is all there is
+        tallies[PLAIN] = Tally.empty(candidate.labels)
+    return tallies
 
 
-def _tally(
-    catalog: Catalog, plan: Plan, predictor: Predictor, labels: list[str], split: str
-) -> Tally:
-    tally = Tally.empty(labels)
-    for rows, probabilities in _predicted(catalog, plan, predictor, split):
-        tally.add(rows["label"].to_pylist(), probabilities)
-    return tally
+def _count(tallies: dict[str, Tally], batch: Predicted) -> None:
+    unique = np.flatnonzero(batch.rows["is_unique"].to_numpy(zero_copy_only=False))
+    tallies[TEST].add(batch.labels, batch.probabilities)
+    tallies[DUPLICATE_FREE].add([batch.labels[row] for row in unique], batch.probabilities[unique])
+    plain = batch.probabilities if batch.plain is None else batch.plain
+    tallies[PLAIN].add(batch.labels, plain)
 
 
-def _predicted(
-    catalog: Catalog, plan: Plan, predictor: Predictor, split: str
-) -> Iterator[tuple[pa.RecordBatch, Array]]:
-    """A split's rows (image_id, embedding, label) at the plan's versions, with probabilities."""
-    features = tables.open_table(catalog.features, plan.features_version)
-    images = tables.open_table(catalog.images, plan.images_version)
-    assert features is not None and images is not None  # the plan was made of them
-    statement = ROWS.format(split=split, backbone_id=plan.backbone_id)
-    with tables.stream_query(features=features, images=images, splits=catalog.splits) as sql:
+def _count_slices(candidate: Candidate) -> SliceCounts:
+    """How right the predictions are that were just kept, by what is known of their images."""
+    catalog, counts = candidate.catalog, SliceCounts()
+    images = tables.open_table(catalog.images, candidate.plan.images_version)
+    assert images is not None  # the plan was made of it
+    statement = SLICED.format(version=tables.literal(candidate.version))
+    with tables.stream_query(
+        predictions=catalog.predictions, images=images, manifest=catalog.manifest
+    ) as sql:
         for batch in sql(statement):
-            if batch.num_rows:
-                embeddings = np.asarray(batch["embedding"].flatten()).reshape(batch.num_rows, -1)
-                yield batch, predictor.probabilities(embeddings)
+            counts.add(batch.to_pylist())
+    return counts
 
 
-def _prediction_batch(
-    rows: pa.RecordBatch, probabilities: Array, labels: list[str], version: str
-) -> pa.RecordBatch:
+def _keep_metrics(candidate: Candidate, task: TaskRun, rows: list[dict[str, Any]]) -> None:
+    table = candidate.catalog.metrics
+    held = tables.claim(table, task.writer)
+    whole = [{**row, "model_version": candidate.version} for row in rows]
+    urls = tables.write_batches(table, [pa.RecordBatch.from_pylist(whole, schema=METRICS)])
+    tables.replace_partition(table, urls, candidate.version, held)
+
+
+def _head_predictions(candidate: Candidate, split: str) -> Iterator[Predicted]:
+    """A head's probabilities, worked out from the features."""
+    predictor = load_predictor(candidate)
+    condition = f"backbone_id = {tables.literal(candidate.plan.backbone_id)}"
+    for rows in _rows(candidate, split, "features", "p.embedding", condition):
+        yield Predicted(rows, predictor.probabilities(_matrix(rows["embedding"])))
+
+
+def _scored_predictions(candidate: Candidate, split: str) -> Iterator[Predicted]:
+    """A fine-tuned network's probabilities, as it has left them in the table of scores."""
+    condition = f"model_version = {tables.literal(candidate.version)}"
+    for rows in _rows(candidate, split, "scores", "p.probabilities, p.augmented", condition):
+        plain = _matrix(rows["probabilities"])
+        has_augmented = pc.is_valid(rows["augmented"]).to_numpy(zero_copy_only=False)
+        if not has_augmented.any():
+            yield Predicted(rows, plain)
+            continue
+        counted = plain.copy()
+        counted[has_augmented] = _matrix(rows["augmented"].drop_null())
+        yield Predicted(rows, counted, plain)
+
+
+PREDICTIONS_OF: dict[str, Callable[[Candidate, str], Iterator[Predicted]]] = {
+    models.HEAD: _head_predictions,
+    models.FINE_TUNED: _scored_predictions,
+}
+
+
+def _rows(
+    candidate: Candidate, split: str, source: str, columns: str, condition: str
+) -> Iterator[pa.RecordBatch]:
+    """A split's rows of a table at the plan's versions, with label and is_unique; none is empty."""
+    catalog, plan = candidate.catalog, candidate.plan
+    versions = {"features": plan.features_version}
+    table = tables.open_table(getattr(catalog, source), versions.get(source))
+    images = tables.open_table(catalog.images, plan.images_version)
+    assert images is not None  # the plan was made of it
+    statement = ROWS.format(split=split, source=source, columns=columns, condition=condition)
+    read = {source: table or getattr(catalog, source), "images": images, "splits": catalog.splits}
+    with tables.stream_query(**read) as sql:
+        yield from (batch for batch in sql(statement) if batch.num_rows)
+
+
+def _matrix(lists: pa.Array) -> Array:
+    """Lists of equal length as an array (n, length)."""
+    return np.asarray(lists.flatten()).reshape(len(lists), -1)
+
+
+def _prediction_batch(batch: Predicted, candidate: Candidate) -> pa.RecordBatch:
+    rows, probabilities = batch.rows, batch.probabilities
     best = probabilities.argmax(axis=1)
     columns = {
         "image_id": rows["image_id"].cast(pa.string()),
-        "model_version": pa.array([version] * rows.num_rows, pa.string()),
+        "model_version": pa.array([candidate.version] * rows.num_rows, pa.string()),
         "label": rows["label"].cast(pa.string()),
-        "predicted": pa.array([labels[index] for index in best], pa.string()),
+        "predicted": pa.array([candidate.labels[index] for index in best], pa.string()),
         "probability": pa.array(probabilities.max(axis=1)),
         "probabilities": pa.array(list(probabilities), pa.list_(pa.float32())),
     }

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow.parquet as pq
 
-from sightline import backbones, ledger, spark, storage, tables
+from sightline import backbones, ledger, lookup, spark, storage, tables
 from sightline.backbones import Backbone
 from sightline.backbones.inference import LEAST_COSINE, agreement, has_bf16
 from sightline.backbones.worker import COLUMNS, Work, embed_parts, parts_of, prepare_picture
@@ -185,7 +185,7 @@ def _featurize_chunk(
 
 
 def _missing(catalog: Catalog, backbone_id: str, url: str) -> frozenset[str]:
-    ids = tables.read_file(url, ["image_id"])["image_id"].to_pylist()
+    ids = lookup.read_file(url, ["image_id"])["image_id"].to_pylist()
     known = tables.held_values(catalog.features, "image_id", ids, partition=backbone_id)
     return frozenset(ids) - known
 

@@ -2,12 +2,13 @@
 
 A version is named by what the model is made of, so a retried or doubled task writes the same version
 again and a changed input makes another one. A plan trains up to two candidates, a head on features and
-a fine-tuned network; each is a version of its own.
+a fine-tuned network; each is a version of its own. The gate's decision on them lies beside the plan.
 """
 
 import hashlib
 import json
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,7 @@ from sightline.errors import TrainingError
 
 HEAD = "head"  # model.json's kind of a classifier on features
 FINE_TUNED = "fine_tuned"  # and of a network trained on the images
+PUBLISHED, ROLLED_BACK = "published", "rolled back"  # how a model became the champion
 
 
 @dataclass(frozen=True)
@@ -82,9 +84,50 @@ def write_model(catalog: Catalog, model: dict[str, Any]) -> None:
     storage.write_json(_json_url(catalog, model["version"]), model)
 
 
-def crown(catalog: Catalog, version: str) -> None:
-    """Let a model serve."""
-    storage.write_json(catalog.champion, {"version": version})
+def crown(
+    catalog: Catalog, version: str, action: str = PUBLISHED, by: str = "", reason: str = ""
+) -> None:
+    """Let a model serve. The pointer and its history are one file, so both change in one step; the
+    champion crowned again changes nothing."""
+    history = champion_history(catalog)
+    previous = history[-1]["version"] if history else None
+    if previous == version:
+        return
+    entry = {
+        "version": version,
+        "previous": previous,
+        "action": action,
+        "at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "by": by,
+        "reason": reason,
+    }
+    storage.write_json(catalog.champion, {"version": version, "history": [*history, entry]})
+
+
+def champion_history(catalog: Catalog) -> list[dict[str, Any]]:
+    """Each change of the champion, oldest first: version, previous, action, at, by, reason."""
+    pointer = storage.read_json(catalog.champion)
+    if pointer is None:
+        return []
+    first = {"version": pointer["version"], "previous": None, "action": PUBLISHED}
+    return list(pointer.get("history") or [{**first, "at": "", "by": "", "reason": ""}])
+
+
+def list_versions(catalog: Catalog) -> list[str]:
+    """The versions that have a folder, oldest features first; a hidden name is a file being written."""
+    names = storage.list_names(catalog.models)
+    return [name for name in names if name != "champion.json" and not name.startswith(".")]
+
+
+def write_decision(catalog: Catalog, version: str, decision: dict[str, Any]) -> None:
+    """Keep what the gate has decided on a plan's candidates."""
+    storage.write_json(_url(catalog, version, "decision.json"), decision)
+
+
+def read_decision(catalog: Catalog, version: str) -> dict[str, Any] | None:
+    """What the gate has decided on a plan's candidates, or None where it has not."""
+    decision: dict[str, Any] | None = storage.read_json(_url(catalog, version, "decision.json"))
+    return decision
 
 
 def save_pca(catalog: Catalog, version: str, pca: Pca) -> None:

@@ -12,6 +12,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from airflow.providers.apache.spark.operators.spark_submit import SparkSubmitOperator
+from airflow.providers.standard.operators.hitl import ApprovalOperator
 from airflow.providers.standard.operators.python import PythonOperator
 from airflow.sdk import DAG, Asset, Connection, Context, get_current_context, task
 from airflow.sdk.exceptions import (
@@ -37,6 +38,10 @@ FLICKR_POOL = "sightline_flickr"  # one slot: one key's queries an hour are coun
 FETCH_WORKERS = {"spark.python.daemon.module": "sightline.fetch_daemon"}
 TORCH_WORKERS = {"spark.python.daemon.module": "sightline.worker_daemon"}
 VERSION = "{{ ti.xcom_pull(task_ids='plan') }}"
+APPROVAL = """{{ ti.xcom_pull(task_ids='gate') }}
+
+Report: {{ ti.xcom_pull(task_ids='report') }}
+"""
 
 # For what another try may mend: a lost process, a full queue, a network. A SightlineError is never
 # retried: the same input would meet the same refusal.
@@ -254,6 +259,67 @@ def python_stage(spec: DatasetSpec, stage: Callable[[Work], Any], **options: Any
 def spark_stage(spec: DatasetSpec, stage: str, doc: str, **options: Any) -> SparkStageOperator:
     """A job of spark_jobs/ as a task of the same name."""
     return SparkStageOperator(spec=spec, stage=stage, doc_md=doc, **options)
+
+
+class ApprovalStage(ApprovalOperator):
+    """Asks whether the chosen model may serve, and notes the answer in the gate's decision. Nobody is asked
+    about a model that the gate has refused: publish says why."""
+
+    def __init__(self, *, dataset: str, **options: Any) -> None:
+        self.dataset = dataset
+        super().__init__(doc_md=self.__doc__, **options)
+
+    def execute(self, context: Context) -> Any:
+        """Ask, where the gate has let the model pass."""
+        decision = self._decision(context)
+        if not decision["passed"]:
+            log.info("nobody is asked: %s", " ".join(decision["reasons"]))
+            return None
+        return super().execute(context)
+
+    def execute_complete(self, context: Context, event: dict[str, Any]) -> Any:
+        """Note the answer, and let publish run or skip it."""
+        from sightline import models
+        from sightline.catalog import open_catalog
+
+        if event.get("error_type") == "timeout":
+            hours = (self.response_timeout or timedelta()) / timedelta(hours=1)
+            raise AirflowFailException(
+                f"Nobody has answered within {hours:g} hours, so the champion stays; clear task approve "
+                "to be asked again."
+            )
+        if "error" not in event:
+            answer = {
+                "answer": event["chosen_options"][0],
+                "by": (event["responded_by_user"] or {}).get("name", "somebody"),
+                "at": event["responded_at"].isoformat(timespec="seconds"),
+            }
+            decision = {**self._decision(context), "approval": answer}
+            models.write_decision(open_catalog(self.dataset), self._version(context), decision)
+        return super().execute_complete(context, event)
+
+    def _version(self, context: Context) -> str:
+        return str(context["ti"].xcom_pull(task_ids="plan"))
+
+    def _decision(self, context: Context) -> dict[str, Any]:
+        from sightline import models
+        from sightline.catalog import open_catalog
+
+        decision = models.read_decision(open_catalog(self.dataset), self._version(context))
+        assert decision is not None  # the gate comes before
+        return decision
+
+
+def approval_stage(spec: DatasetSpec) -> ApprovalStage:
+    """The task that asks a person; an answer that does not come fails it, with no second try."""
+    return ApprovalStage(
+        dataset=spec.name,
+        task_id="approve",
+        subject=f"Shall the new model of {spec.name} serve?",
+        body=APPROVAL,
+        response_timeout=timedelta(hours=spec.gate.approval_hours),
+        retries=0,
+    )
 
 
 def wait_for_ingests(spec: DatasetSpec) -> Any:

@@ -84,17 +84,14 @@ def validate_features(work: Work) -> None:
 
 
 def plan(work: Work) -> str:
-    """Fixes the table versions to train on; skips the rest when the champion already knows them."""
-    from sightline import models
+    """Fixes the table versions to train on; skips the rest when their model serves, or was refused or
+    rolled back already."""
+    from sightline import models, publishing
 
     new = models.make_plan(work.spec, work.catalog, _backbone_id(work))
-    champion = models.read_champion(work.catalog)
-    if champion and champion["fingerprint"] == new.fingerprint:
-        accuracy = champion["metrics"]["accuracy"]
-        raise AirflowSkipException(
-            f"Nothing new: champion {champion['version']} (accuracy {accuracy:.4f}) was trained on "
-            "these features with these settings."
-        )
+    reason = publishing.nothing_new(work.spec, work.catalog, new)
+    if reason:
+        raise AirflowSkipException(reason)
     models.write_plan(work.catalog, new)
     return new.version
 
@@ -107,20 +104,21 @@ def split(work: Work) -> None:
 
 
 def evaluate(work: Work) -> None:
-    """Predicts the test split and keeps predictions and metrics under the model's version."""
+    """Predicts the test split with every candidate; keeps predictions and metrics under their versions."""
     from sightline import evaluation
 
     evaluation.evaluate(work.spec, work.catalog, work.task, work.record, _plan(work))
 
 
-def publish(work: Work) -> None:
-    """Lets the evaluated model serve, in one atomic step."""
-    from sightline import publishing
+def gate(work: Work) -> str:
+    """Chooses the better candidate, compares it with the champion image by image, and decides whether it
+    may serve. Always succeeds: publish is what a refusal stops."""
+    from sightline import gating
 
-    publishing.publish(work.catalog, work.record, _plan(work))
+    return gating.describe(gating.decide(work.spec, work.catalog, work.record, _plan(work)))
 
 
-def report(work: Work) -> None:
+def report(work: Work) -> str:
     """Writes the run's report: one page that works without a network."""
     from sightline import reporting
 
@@ -130,6 +128,14 @@ def report(work: Work) -> None:
     )
     log.info("report: %s", url)
     work.record.counts = {"url": url}
+    return url
+
+
+def publish(work: Work) -> None:
+    """Lets the chosen model serve, in one atomic step; fails where the gate has refused it."""
+    from sightline import publishing
+
+    publishing.publish(work.catalog, work.record, _plan(work))
 
 
 def _plan(work: Work) -> "Plan":

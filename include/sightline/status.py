@@ -3,8 +3,9 @@
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from sightline import ledger, models, storage, tables
+from sightline import ledger, models, publishing, storage, tables
 from sightline.catalog import Catalog, open_catalog
+from sightline.publishing import Succession
 
 
 @dataclass(frozen=True)
@@ -16,6 +17,18 @@ class Champion:
     backbone_id: str
     metrics: dict[str, float]
     rows: dict[str, int]  # by split
+
+
+@dataclass(frozen=True)
+class ModelRow:
+    """A model as `sightline models` lists it."""
+
+    version: str
+    kind: str
+    created_at: str
+    accuracy: float | None  # None before it is evaluated
+    standing: str  # champion, was champion, rolled back, refused, rejected, not chosen, or nothing
+    note: str  # when and why
 
 
 @dataclass(frozen=True)
@@ -67,6 +80,17 @@ def read_status(dataset: str) -> Status:
     )
 
 
+def list_models(dataset: str) -> list[ModelRow]:
+    """The models of a dataset, oldest first."""
+    catalog = open_catalog(dataset)
+    past = publishing.succession(models.champion_history(catalog))
+    versions = models.list_versions(catalog)
+    judged = _judged(catalog, versions)
+    found = [models.read_model(catalog, version) for version in versions]
+    rows = [_model_row(model, past, judged) for model in found if model]
+    return sorted(rows, key=lambda row: (row.created_at, row.version))
+
+
 def count_featurized(records: list[dict[str, Any]]) -> int:
     """How many images an ingest run has featurized, from its records."""
     counts = [record["counts"] for record in records if record["task"] == "featurize"]
@@ -98,3 +122,42 @@ def _champion(catalog: Catalog) -> Champion | None:
         return None
     keys = ("version", "created_at", "backbone_id", "metrics", "rows")
     return Champion(**{key: model[key] for key in keys})
+
+
+def _judged(catalog: Catalog, versions: list[str]) -> dict[str, tuple[str, str]]:
+    """What the gate, or a person, said of each candidate: its standing and why."""
+    said: dict[str, tuple[str, str]] = {}
+    for version in versions:
+        decision = models.read_decision(catalog, version)
+        if decision is None:
+            continue
+        answer = decision["approval"] or {"answer": None}
+        said |= {one["version"]: ("not chosen", "") for one in decision["candidates"]}
+        if not decision["passed"]:
+            said[decision["chosen"]] = ("refused", " ".join(decision["reasons"]))
+        elif answer["answer"] == publishing.REJECT:
+            said[decision["chosen"]] = ("rejected", f"by {answer['by']} on {answer['at']}")
+        else:
+            del said[decision["chosen"]]
+    return said
+
+
+def _model_row(
+    model: dict[str, Any], past: Succession, judged: dict[str, tuple[str, str]]
+) -> ModelRow:
+    version = model["version"]
+    standing, note = judged.get(version, ("", ""))
+    if version in past.withdrawn:
+        entry = past.withdrawn[version]
+        standing, note = "rolled back", f"by {entry['by']} on {entry['at']}"
+        note += f": {entry['reason']}" if entry["reason"] else ""
+    elif version in past.line:
+        standing, note = "champion" if version == past.line[-1] else "was champion", ""
+    return ModelRow(
+        version=version,
+        kind=model.get("kind", models.HEAD),
+        created_at=model.get("created_at", ""),
+        accuracy=model["metrics"].get("accuracy"),
+        standing=standing,
+        note=note,
+    )

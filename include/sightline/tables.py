@@ -132,7 +132,7 @@ def read_batches(
     """Stream some columns of a version, or of one partition of it; memory is bounded by the batch."""
     files = file_urls(table, version, partition)
     if files:
-        yield from _dataset(files, table.schema).to_batches(
+        yield from dataset_of(files, table.schema).to_batches(
             columns=columns, batch_size=batch_rows, batch_readahead=1, fragment_readahead=1
         )
 
@@ -151,24 +151,8 @@ def held_values(
     if not files or not values:
         return set()
     ours = ds.field(column).isin(pa.array(values))
-    found = _dataset(files, table.schema).to_table(columns=[column], filter=ours)
+    found = dataset_of(files, table.schema).to_table(columns=[column], filter=ours)
     return set(found[column].to_pylist())
-
-
-def read_file(url: str, columns: list[str]) -> pa.Table:
-    """Some columns of one Parquet file."""
-    fs, path = storage.filesystem(url)
-    with fs.open(path, "rb") as stream:
-        return pq.ParquetFile(stream).read(columns=columns)
-
-
-def rows_of(table: Table, column: str, values: list[str]) -> pa.Table:
-    """The rows whose value in a column is among these."""
-    files = file_urls(table)
-    if not files or not values:
-        return table.schema.empty_table()
-    wanted = ds.field(column).isin(pa.array(values))
-    return _dataset(files, table.schema).to_table(filter=wanted)
 
 
 @contextmanager
@@ -400,7 +384,9 @@ def _held_by(
     files = _file_urls(opened, searched)
     if files:
         ours_keys = ds.field(key).isin(ours[key].combine_chunks())
-        held = _dataset(files, table.schema).to_table(columns=sorted({key, name}), filter=ours_keys)
+        held = dataset_of(files, table.schema).to_table(
+            columns=sorted({key, name}), filter=ours_keys
+        )
         holders = dict(zip(held[key].to_pylist(), held[name].to_pylist(), strict=True))
     held_by = []
     for value, owner in zip(ours[key].to_pylist(), ours[name].to_pylist(), strict=True):
@@ -439,7 +425,8 @@ def _streams(urls: list[str]) -> Iterator[Any]:
             yield stream
 
 
-def _dataset(urls: list[str], schema: pa.Schema) -> ds.Dataset:
+def dataset_of(urls: list[str], schema: pa.Schema) -> ds.Dataset:
+    """Some Parquet files as one pyarrow dataset."""
     fs, _ = storage.filesystem(urls[0])
     paths = [storage.filesystem(url)[1] for url in urls]
     return ds.dataset(paths, schema=schema, format="parquet", filesystem=fs)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
-from sightline import images, spark, tables
+from sightline import images, lookup, spark, tables
 from sightline.backbones.inference import Network
 from sightline.backbones.preprocessing import Preprocessing
 from sightline.backbones.worker import Part, ahead, borrowed, parts_of, prepared, read_part
@@ -69,10 +69,10 @@ def score_images(
 
 def _chunks(catalog: Catalog, plan: Plan, version: str) -> Iterator[_Chunk]:
     for url in tables.file_urls(catalog.images, plan.images_version):
-        rows = tables.read_file(url, ["image_id", "split_hint"]).to_pylist()
+        rows = lookup.read_file(url, ["image_id", "split_hint"]).to_pylist()
         ids = [row["image_id"] for row in rows]
         wanted = {row["image_id"] for row in rows if row["split_hint"] == "predict"}
-        splits = tables.rows_of(catalog.splits, "image_id", ids).to_pylist()
+        splits = lookup.rows_of(catalog.splits, "image_id", ids).to_pylist()
         wanted |= {row["image_id"] for row in splits if row["split"] == "test"}
         wanted -= tables.held_values(catalog.scores, "image_id", ids, partition=version)
         if wanted:

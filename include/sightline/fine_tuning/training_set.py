@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from sightline import storage, tables
+from sightline import lookup, storage, tables
 from sightline.catalog import Catalog
 from sightline.config import DatasetSpec
 from sightline.errors import TrainingError
@@ -113,7 +113,7 @@ def _lists(
         for number in range(file.num_row_groups):
             held = file.read_row_group(number, columns=["image_id", "label"]).to_pylist()
             ids = [row["image_id"] for row in held]
-            splits = tables.rows_of(catalog.splits, "image_id", ids).to_pylist()
+            splits = lookup.rows_of(catalog.splits, "image_id", ids).to_pylist()
             known = {row["image_id"]: row for row in splits if row["split"] in ("train", "val")}
             rows = [
                 {

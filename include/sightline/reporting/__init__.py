@@ -16,7 +16,16 @@ from markupsafe import Markup
 import sightline
 from sightline import storage
 from sightline.catalog import Catalog
-from sightline.reporting import data, formats, quality, result, runs, source
+from sightline.reporting import (
+    data,
+    formats,
+    judgement,
+    quality,
+    result,
+    runs,
+    source,
+    training_course,
+)
 from sightline.reporting.report_input import ReportInput, Runs, open_report
 
 log = logging.getLogger(__name__)
@@ -32,6 +41,8 @@ class Section:
 
 SECTIONS = {
     "result": Section("Result", result.result),
+    "decision": Section("Decision", judgement.decision),
+    "training_course": Section("Training", training_course.training_course),
     "source": Section("What the source says", source.source),
     "class_balance": Section("Class balance", data.class_balance),
     "samples": Section("Samples", data.samples),
@@ -39,6 +50,8 @@ SECTIONS = {
     "components": Section("Principal components", quality.components),
     "confusion": Section("Confusion matrix", quality.confusion),
     "per_class": Section("Quality by class", quality.per_class),
+    "calibration": Section("Calibration", judgement.calibration),
+    "slices": Section("Slices", judgement.slices),
     "predictions": Section("Predictions", quality.predictions),
     "mistakes": Section("Worst mistakes", quality.mistakes),
     "timings": Section("Timings", runs.timings),
@@ -47,14 +60,15 @@ SECTIONS = {
 
 
 def write_report(
-    catalog: Catalog, version: str, ingest_dag_id: str, train_dag_id: str, train_run_id: str
+    catalog: Catalog, plan_version: str, ingest_dag_id: str, train_dag_id: str, train_run_id: str
 ) -> str:
-    """Write the page of a model, and a copy as latest.html; returns the page's URL.
+    """Write the page of a plan's chosen model, and a copy as latest.html; returns the page's URL.
 
     Raises StorageError where there is no such model.
     """
-    with open_report(catalog, version, Runs(ingest_dag_id, train_dag_id, train_run_id)) as report:
-        page = _render(report).encode()
+    found = Runs(ingest_dag_id, train_dag_id, train_run_id)
+    with open_report(catalog, plan_version, found) as report:
+        page, version = _render(report).encode(), report.version
     url = storage.join(catalog.reports, f"{version}.html")
     storage.write_bytes(url, page)
     storage.write_bytes(storage.join(catalog.reports, "latest.html"), page)

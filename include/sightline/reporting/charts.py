@@ -1,8 +1,9 @@
-"""Geometry of the scree plot: numbers in, SVG coordinates out; the template writes them down."""
+"""Geometry of the plots: numbers in, SVG coordinates out; the template writes them down."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import accumulate
-from math import floor, log10
+from math import floor, log10, sqrt
 
 WIDTH, HEIGHT = 420, 250  # of the viewBox
 LEFT, RIGHT, TOP, BOTTOM = 50, 406, 18, 206  # of the plot inside it
@@ -29,6 +30,8 @@ class Chart:
     )  # x, y, width, height
     line: str = ""  # points of a polyline
     area: str = ""  # points of the polygon under it
+    guide: str = ""  # points of a dashed polyline
+    dots: list[tuple[float, float, float]] = field(default_factory=list)  # x, y, radius
     mark: tuple[float, float] | None = None
     width: int = WIDTH
     height: int = HEIGHT
@@ -61,10 +64,61 @@ def each_component(ratios: list[float]) -> Chart:
 def together(ratios: list[float], chosen: int) -> Chart:
     """Share of the variance that the first components explain together, the chosen count marked."""
     totals = list(accumulate(ratios))
-    y_ticks = [Tick(_y(quarter / 4, 1.0), f"{quarter * 25}%") for quarter in range(5)]
+    y_ticks = _quarters(lambda share: _y(share, 1.0))
     last = min(chosen, len(totals)) - 1
     mark = (_x(last, len(totals)), _y(min(1.0, totals[last]), 1.0))
     return Chart(_component_ticks(len(totals)), y_ticks, line=_line(totals, 1.0), mark=mark)
+
+
+def reliability(bins: list[tuple[float, float, float]]) -> Chart:
+    """How often a model is right beside how sure it is, from each bin's confidence, accuracy and images;
+    on the diagonal both are the same. The more images, the larger the dot."""
+    most = max(images for _, _, images in bins)
+    dots = [
+        (_across(confidence), _y(accuracy, 1.0), 3.0 + 4.0 * sqrt(images / most))
+        for confidence, accuracy, images in bins
+    ]
+    return Chart(
+        x_ticks=_quarters(_across),
+        y_ticks=_quarters(lambda share: _y(share, 1.0)),
+        guide=_points([(_across(0.0), _y(0.0, 1.0)), (_across(1.0), _y(1.0, 1.0))]),
+        dots=dots,
+    )
+
+
+def by_epoch(train: list[float], validation: list[float], kept: int) -> Chart:
+    """Train values as a line, validation values as a dashed one; the kept epoch (from 1) is marked."""
+    ticks = ticks_up_to(max(*train, *validation))
+    top, count = ticks[-1], len(train)
+    points = [(_x(index, count), _y(value, top)) for index, value in enumerate(validation)]
+    return Chart(
+        x_ticks=_component_ticks(count),
+        y_ticks=[Tick(_y(tick, top), f"{tick:g}") for tick in ticks],
+        line=_line(train, top),
+        guide=_points(points),
+        mark=points[kept - 1],
+    )
+
+
+def by_number(values: list[float]) -> Chart:
+    """Shares from 0 to 1 as dots, one a number from 1."""
+    count = len(values)
+    dots = [(_x(index, count), _y(value, 1.0), 4.0) for index, value in enumerate(values)]
+    y_ticks = _quarters(lambda share: _y(share, 1.0))
+    return Chart(x_ticks=_component_ticks(count), y_ticks=y_ticks, dots=dots)
+
+
+def histogram(counts: list[int]) -> Chart:
+    """Images in each of the bins that share 0 to 1 between them."""
+    ticks = [tick for tick in ticks_up_to(max(counts)) if tick % 1 == 0]
+    top, slot = max(ticks[-1], max(counts)), (RIGHT - LEFT) / len(counts)
+    bars = [
+        (LEFT + index * slot + 1, _y(count, top), slot - 2, BOTTOM - _y(count, top))
+        for index, count in enumerate(counts)
+        if count
+    ]
+    y_ticks = [Tick(_y(tick, top), f"{tick:,.0f}") for tick in ticks]
+    return Chart(_quarters(_across), y_ticks, bars=bars)
 
 
 def ticks_up_to(largest: float, most: int = 5) -> list[float]:
@@ -86,6 +140,18 @@ def _component_ticks(count: int) -> list[Tick]:
     room = max(1, count // 12)
     kept = [value for value in between if 1 + room <= value <= count - room]
     return [Tick(_x(value - 1, count), f"{value:,}") for value in sorted({1, *kept, count})]
+
+
+def _quarters(place: Callable[[float], float]) -> list[Tick]:
+    return [Tick(place(quarter / 4), f"{quarter * 25}%") for quarter in range(5)]
+
+
+def _across(share: float) -> float:
+    return LEFT + share * (RIGHT - LEFT)
+
+
+def _points(points: list[tuple[float, float]]) -> str:
+    return " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
 
 
 def _line(values: list[float], top: float) -> str:

@@ -16,8 +16,10 @@ PREDICTION_SIDE = 168  # pixels
 PAIRS = "SELECT label AS truth, substr(name, 11) AS predicted, value AS n FROM metrics"
 
 
-def components(report: ReportInput) -> dict[str, Any]:
-    """The scree plot, or nothing where the features were not reduced."""
+def components(report: ReportInput) -> dict[str, Any] | None:
+    """The scree plot, or nothing where the features were not reduced; None for a model without them."""
+    if report.is_fine_tuned:
+        return None
     reduction = report.model["reduction"]
     if reduction is None:
         return {"reduction": None}
@@ -33,7 +35,7 @@ def components(report: ReportInput) -> dict[str, Any]:
 
 def confusion(report: ReportInput) -> dict[str, Any]:
     """Counts of true against predicted classes, of the most confused ones where there are many."""
-    ours = f"{PAIRS} WHERE {_of_test(report)} AND starts_with(name, 'confusion:') AND value > 0"
+    ours = f"{PAIRS} WHERE {report.of_test} AND starts_with(name, 'confusion:') AND value > 0"
     errors = f"SELECT * FROM ({ours}) WHERE truth <> predicted"
     class_count = len(report.model["labels"])
     labels = [str(label) for label in report.model["labels"]]
@@ -90,7 +92,7 @@ def _matrix(labels: list[str], pairs: Rows, supports: dict[str, float]) -> Rows:
 def _supports(report: ReportInput) -> dict[str, float]:
     """Test images of each class."""
     rows = report.sql(
-        f"SELECT label, value FROM metrics WHERE {_of_test(report)} AND name = 'support'"
+        f"SELECT label, value FROM metrics WHERE {report.of_test} AND name = 'support'"
     )
     return {row["label"]: row["value"] for row in rows}
 
@@ -101,7 +103,7 @@ def per_class(report: ReportInput) -> dict[str, Any]:
     columns = ", ".join(f"max(CASE WHEN name = '{n}' THEN value END) AS \"{n}\"" for n in names)
     return {
         "classes": report.sql(
-            f"SELECT label, {columns} FROM metrics WHERE {_of_test(report)} "
+            f"SELECT label, {columns} FROM metrics WHERE {report.of_test} "
             f"AND label IS NOT NULL AND name IN ({literals(list(names))}) "
             f"GROUP BY label ORDER BY f1 ASC NULLS LAST, label LIMIT {PER_CLASS_ROWS}"
         ),
@@ -144,7 +146,3 @@ def _predicted(report: ReportInput, condition: str, order: str, limit: int) -> R
         }
         for row in rows
     ]
-
-
-def _of_test(report: ReportInput) -> str:
-    return f"{report.is_ours} AND split = 'test'"

@@ -7,7 +7,7 @@ from typing import Any
 
 from deltalake import DeltaTable
 
-from sightline import ledger, storage, tables
+from sightline import ledger, models, storage, tables
 from sightline.catalog import Catalog
 from sightline.errors import StorageError
 from sightline.reporting.pictures import Gallery
@@ -32,6 +32,7 @@ class ReportInput:
     catalog: Catalog
     version: str
     model: dict[str, Any]  # model.json
+    decision: dict[str, Any] | None  # of the gate, or None where it has not decided
     runs: Runs
     sql: Callable[[str], Rows]  # over images, splits, rejects, predictions and metrics
     gallery: Gallery
@@ -40,6 +41,16 @@ class ReportInput:
     def is_ours(self) -> str:
         """The SQL condition that picks this model's rows of a table."""
         return f"model_version = {literal(self.version)}"
+
+    @property
+    def of_test(self) -> str:
+        """The SQL condition that picks the metrics of this model's test images."""
+        return f"{self.is_ours} AND split = 'test'"
+
+    @property
+    def is_fine_tuned(self) -> bool:
+        """Whether the model is a network trained on the images, not a head on features."""
+        return bool(self.model.get("kind") == models.FINE_TUNED)
 
     @property
     def at_random(self) -> str:
@@ -63,8 +74,11 @@ class ReportInput:
 
 
 @contextmanager
-def open_report(catalog: Catalog, version: str, runs: Runs) -> Iterator[ReportInput]:
-    """Open a model and the tables, images and splits at the versions that it was made of."""
+def open_report(catalog: Catalog, plan_version: str, runs: Runs) -> Iterator[ReportInput]:
+    """Open the model that the gate has chosen among a plan's candidates, and the tables, images and
+    splits at the versions that it was made of."""
+    decision = models.read_decision(catalog, plan_version)
+    version = decision["chosen"] if decision else plan_version
     url = storage.join(catalog.model(version), "model.json")
     model = storage.read_json(url)
     if model is None:
@@ -85,7 +99,7 @@ def open_report(catalog: Catalog, version: str, runs: Runs) -> Iterator[ReportIn
             return found
 
         gallery = Gallery(catalog.images, used.get("images"))
-        yield ReportInput(catalog, version, model, runs, rows, gallery)
+        yield ReportInput(catalog, version, model, decision, runs, rows, gallery)
 
 
 def literals(texts: list[str]) -> str:

@@ -4,7 +4,8 @@ from math import sqrt
 from pathlib import PurePosixPath
 from typing import Any
 
-from sightline.reporting.formats import NOTHING, decimal, number, parameters, percent
+from sightline.models import FINE_TUNED
+from sightline.reporting.formats import NOTHING, decimal, number, parameters, percent, plural
 from sightline.reporting.report_input import ReportInput
 
 
@@ -18,6 +19,8 @@ def result(report: ReportInput) -> dict[str, Any]:
         "right": round(accuracy * tested),
         "tested": tested,
         "interval": wilson_interval(accuracy, tested),
+        "duplicate_free": metrics.get("duplicate_free_accuracy"),
+        "duplicate_free_tested": model["rows"].get("duplicate_free"),
         "commonest_share": _commonest_share(report, tested),
         "tiles": _tiles(report),
         "facts": {
@@ -56,6 +59,7 @@ def _tiles(report: ReportInput) -> list[tuple[str, str]]:
     tiles = [
         ("Macro F1", decimal(metrics.get("macro_f1"))),
         ("Top-5 accuracy", percent(metrics.get("top_5_accuracy"))),
+        ("Calibration error", decimal(metrics.get("calibration_error"))),
         ("Accuracy on train", percent(metrics.get("train_accuracy"))),
         ("Images", number(images)),
         ("Classes", number(len(labels))),
@@ -78,6 +82,11 @@ def _backbone(spec: dict[str, Any]) -> str:
 
 
 def _classifier(model: dict[str, Any]) -> str:
+    if model.get("kind") == FINE_TUNED:
+        epochs = (model.get("fine_tuning") or {}).get("epochs")
+        took = f", {plural(epochs, 'epoch')}" if epochs else ""
+        looks = ", with test-time augmentation" if "plain_accuracy" in model["metrics"] else ""
+        return f"the network itself, fine-tuned on the train images{took}{looks}"
     head, reduction = model["head"], model["reduction"]
     kind = str(head["kind"]).replace("_", " ")
     inputs = "all features"

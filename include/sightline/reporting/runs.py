@@ -84,7 +84,7 @@ def _note(task: str, counts: dict[str, Any]) -> str:
 def provenance(report: ReportInput) -> dict[str, Any]:
     """Table versions, parameters, seeds and the grid tried."""
     model = report.model
-    versions = model["tables"]
+    versions, head = model["tables"], model.get("head") or {}  # a fine-tuned network has no head
     return {
         "tables": [
             {
@@ -95,7 +95,7 @@ def provenance(report: ReportInput) -> dict[str, Any]:
             for table in report.catalog.tables
             if table.name in versions
         ],
-        "grid": _grid(model["head"]),
+        "grid": _grid(head) if head else [],
         "parameters": [("seed of this run", str(model["seed"])), *_parameters(model["spec"])],
         "rows": model["rows"],
     }
