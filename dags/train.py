@@ -12,6 +12,7 @@ from sightline.config import DatasetSpec, dataset_files, read_dataset
 from sightline.errors import ConfigError
 from sightline.orchestration import (
     RETRIES,
+    TORCH_WORKERS,
     VERSION,
     WHOLE,
     SparkStageOperator,
@@ -24,7 +25,9 @@ from sightline.orchestration import (
 )
 
 REDUCE = "Fits PCA on the train split only and projects every embedding."
-TRAIN = "Fits the classifier on the train split, its penalty chosen by cross-validation."
+TRAIN = "Fits the head on the train split, its settings chosen by cross-validation."
+FINE_TUNE = "Trains the network on the train images; another try goes on after its last epoch."
+SCORE = "Lets the fine-tuned network say of each test image what it shows."
 
 
 def build(spec: DatasetSpec) -> DAG:
@@ -63,6 +66,13 @@ def candidates(spec: DatasetSpec) -> list[list[SparkStageOperator]]:
             [
                 spark_stage(spec, "reduce", REDUCE, more_args=[VERSION]),
                 spark_stage(spec, "train", TRAIN, more_args=[VERSION], quick=False),
+            ]
+        )
+    if spec.fine_tune:
+        branches.append(
+            [
+                spark_stage(spec, "fine_tune", FINE_TUNE, more_args=[VERSION]),
+                spark_stage(spec, "score", SCORE, more_args=[VERSION], conf=TORCH_WORKERS),
             ]
         )
     return branches

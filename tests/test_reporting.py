@@ -18,6 +18,9 @@ from PIL import Image
 from sightline import images, ledger, models, reporting, storage, tables
 from sightline.catalog import Catalog
 from sightline.errors import StorageError
+from sightline.fine_tune_config import FineTuneSpec
+from sightline.fine_tuning.checkpoints import Epoch
+from sightline.fine_tuning.search import Trial
 from sightline.reporting import charts, formats
 from sightline.reporting.pictures import Gallery
 from sightline.reporting.result import wilson_interval
@@ -763,10 +766,37 @@ def test_the_page_is_of_the_candidate_that_was_chosen(world: World) -> None:
     assert Path(url).name == f"{VERSION}.html"
 
 
+FINE_TUNING = {
+    "precision": "bf16",
+    "best_epoch": 4,
+    "settings": {
+        **FineTuneSpec(augmentation=({"HorizontalFlip": {}}, {"Blur": {}})).model_dump(mode="json"),
+        "phases": [
+            {"trainable": "head", "epochs": 2, "learning_rate": 0.01},
+            {"trainable": "half", "epochs": 3, "learning_rate": 0.001},
+        ],
+    },
+    "history": [
+        vars(Epoch(number, 1 / number, 0.5, loss, 0.6, 1e-3, 30.0, 9.0))
+        for number, loss in enumerate([2.0, 1.5, 0.9, 0.8, 0.85], start=1)
+    ],
+    "search": [
+        vars(Trial({"learning_rate": rate, "optimizer": "sgd"}, accuracy, 0.5, 9.0))
+        for rate, accuracy in ((0.01, 0.5), (0.003, 0.7))
+    ],
+}
+
+
 def test_a_fine_tuned_network_has_a_page_of_its_own_kind(world: World) -> None:
-    settings = {"epochs": 5, "history": []}
-    world.more_model = {"kind": "fine_tuned", "head": None, "fine_tuning": settings}
+    world.more_model = {"kind": "fine_tuned", "head": None, "fine_tuning": FINE_TUNING}
     page = Page(world.page())
+    course = page.sections["training_course"]
+    assert "the weights of epoch 4 are kept" in course
+    assert "head for 2 epochs at 0.01; then half for 3 epochs at 0.001" in course
+    assert "Albumentations: HorizontalFlip, Blur" in course
+    assert page.count("training_course", "polyline", "line") == 2
+    assert page.count("training_course", "polyline", "guide") == 2
+    assert course.index("0.003") < course.index("0.01")  # trials, the best first
     assert "components" not in page.sections
     assert "fine-tuned on the train images, 5 epochs" in page.sections["result"]
     assert "Penalties tried" not in page.sections["provenance"]

@@ -1,5 +1,6 @@
 """What every Spark job does around its one library call: arguments, logging, session, record, errors."""
 
+import json
 import logging
 import sys
 import threading
@@ -36,6 +37,18 @@ def run_planned(task: str, stage: Callable[..., None]) -> None:
         stage(session, spec, catalog, *rest, models.read_plan(catalog, version))
 
     _guard(task, planned, dataset)
+
+
+def run_study() -> None:
+    """Run a scaling study: `scaling_study.py DATASET PARAMETERS`, the DAG's parameters as JSON."""
+    from sightline.fine_tuning import scaling
+
+    dataset, parameters = sys.argv[1:3]
+
+    def study(*stage: Any) -> None:
+        scaling.study(*stage, scaling.StudySpec.of(json.loads(parameters)))
+
+    _guard("scaling_study", study, dataset)
 
 
 def _guard(task: str, stage: Callable[..., None], dataset: str) -> None:

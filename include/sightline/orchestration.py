@@ -167,6 +167,8 @@ class TableLineage:
 class StageOperator(TableLineage, PythonOperator):
     """Runs a Python stage, records what it did, and says a refusal in one sentence."""
 
+    template_fields = (*PythonOperator.template_fields, "dataset")
+
     def __init__(self, *, dataset: str, stage: Callable[[Work], Any], **options: Any) -> None:
         self.dataset = dataset
         self.stage = stage
@@ -198,20 +200,24 @@ class SparkStageOperator(TableLineage, SparkSubmitOperator):
     `counts_if_done` looks without Spark whether there is anything to do.
     """
 
-    def __init__(self, *, spec: DatasetSpec, stage: str, doc_md: str, **options: Any) -> None:
-        self.dataset = spec.name
+    template_fields = (*SparkSubmitOperator.template_fields, "dataset")
+
+    def __init__(
+        self, *, dataset: str, partition: str, stage: str, doc_md: str, **options: Any
+    ) -> None:
+        self.dataset = dataset
         self.quick = options.pop("quick", True)
         self.counts_if_done: Callable[[Work], Any] | None = options.pop("counts_if_done", None)
         super().__init__(
             task_id=stage,
-            name=f"{stage}_{spec.name}",
+            name=f"{stage}_{dataset}",
             doc_md=doc_md,
             application=str(load_settings().home / "spark_jobs" / f"{stage}.py"),
-            application_args=[spec.name, *options.pop("more_args", [])],
+            application_args=[dataset, *options.pop("more_args", [])],
             env_vars={
                 "SIGHTLINE_DAG_ID": "{{ dag.dag_id }}",
                 "SIGHTLINE_RUN_ID": "{{ run_id }}",
-                "SIGHTLINE_PARTITION": partition_template(spec),
+                "SIGHTLINE_PARTITION": partition,
             },
             pool=SPARK_POOL,
             **options,
@@ -258,7 +264,10 @@ def python_stage(spec: DatasetSpec, stage: Callable[[Work], Any], **options: Any
 
 def spark_stage(spec: DatasetSpec, stage: str, doc: str, **options: Any) -> SparkStageOperator:
     """A job of spark_jobs/ as a task of the same name."""
-    return SparkStageOperator(spec=spec, stage=stage, doc_md=doc, **options)
+    partition = partition_template(spec)
+    return SparkStageOperator(
+        dataset=spec.name, partition=partition, stage=stage, doc_md=doc, **options
+    )
 
 
 class ApprovalStage(ApprovalOperator):

@@ -138,6 +138,16 @@ def publish(work: Work) -> None:
     publishing.publish(work.catalog, work.record, _plan(work))
 
 
+def report_study(work: Work) -> None:
+    """Writes the page of the scaling study: a table and plots that work without a network."""
+    from sightline.reporting import study
+
+    url = study.write_study(work.catalog, work.task.run_id)
+    log.info("scaling study: %s", url)
+    work.record.counts = {"url": url}
+    work.record.read(work.catalog.scaling)
+
+
 def _plan(work: Work) -> "Plan":
     from sightline import models
 

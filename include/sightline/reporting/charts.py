@@ -100,6 +100,24 @@ def by_epoch(train: list[float], validation: list[float], kept: int) -> Chart:
     )
 
 
+def against(counts: list[int], values: list[float], ideal: list[float]) -> Chart:
+    """Values as a line with dots over counts, and beside it dashed what would be ideal."""
+    ticks = ticks_up_to(max(*values, *ideal))
+    top, widest = ticks[-1], max(counts)
+    places = [_across(count / widest * 0.94) for count in counts]
+    points, dashed = (
+        [(x, _y(value, top)) for x, value in zip(places, row, strict=True)]
+        for row in (values, ideal)
+    )
+    return Chart(
+        x_ticks=[Tick(x, f"{count}") for x, count in zip(places, counts, strict=True)],
+        y_ticks=[Tick(_y(tick, top), f"{tick:,g}") for tick in ticks],
+        line=_points(points),
+        guide=_points(dashed),
+        dots=[(x, y, 4.5) for x, y in points],
+    )
+
+
 def by_number(values: list[float]) -> Chart:
     """Shares from 0 to 1 as dots, one a number from 1."""
     count = len(values)

@@ -86,7 +86,7 @@ def plural(count: float, one: str, many: str = "") -> str:
 
 def parameters(entry: dict[str, Any]) -> str:
     """An entry of a head's grid: penalty 0.003, l1 ratio 0.5; or hidden layers 64, 32."""
-    return ", ".join(f"{name.replace('_', ' ')} {_value(value)}" for name, value in entry.items())
+    return ", ".join(f"{name.replace('_', ' ')} {setting(value)}" for name, value in entry.items())
 
 
 def natural_order(text: str | None) -> list[Any]:
@@ -95,9 +95,10 @@ def natural_order(text: str | None) -> list[Any]:
     return [int(part) if index % 2 else part for index, part in enumerate(parts)]
 
 
-def _value(value: Any) -> str:
+def setting(value: Any) -> str:
+    """A value of a setting: 0.003, adamw, or the values of a list."""
     if isinstance(value, list):
-        return ", ".join(map(_value, value)) or "none"
+        return ", ".join(map(setting, value)) or "none"
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
@@ -113,5 +114,6 @@ FILTERS: dict[str, Callable[..., str]] = {
     "date": date,
     "file_name": file_name,
     "plural": plural,
+    "setting": setting,
     "size": size,
 }

@@ -83,8 +83,7 @@ def _backbone(spec: dict[str, Any]) -> str:
 
 def _classifier(model: dict[str, Any]) -> str:
     if model.get("kind") == FINE_TUNED:
-        epochs = (model.get("fine_tuning") or {}).get("epochs")
-        took = f", {plural(epochs, 'epoch')}" if epochs else ""
+        took = f", {plural(len(model['fine_tuning']['history']), 'epoch')}"
         looks = ", with test-time augmentation" if "plain_accuracy" in model["metrics"] else ""
         return f"the network itself, fine-tuned on the train images{took}{looks}"
     head, reduction = model["head"], model["reduction"]
