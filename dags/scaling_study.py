@@ -3,6 +3,8 @@
 Trigger it in the UI with a dataset whose train_<dataset> has run; its page lies beside the reports.
 """
 
+from typing import Any
+
 from airflow.sdk import DAG, Param, chain
 
 from sightline import stages
@@ -11,7 +13,11 @@ from sightline.orchestration import RETRIES, WHOLE, SparkStageOperator, StageOpe
 
 STUDY = "Trains the dataset's network once for each number of workers and each batch size."
 DATASET = "{{ params.dataset }}"
-NUMBERS = {"type": "array", "items": {"type": "integer", "minimum": 1}, "minItems": 1}
+NUMBERS: dict[str, Any] = {
+    "type": "array",
+    "items": {"type": "integer", "minimum": 1},
+    "minItems": 1,
+}
 NAMES = [path.stem for path in dataset_files()]
 
 if NAMES:

@@ -45,8 +45,9 @@ def run_study() -> None:
 
     dataset, parameters = sys.argv[1:3]
 
-    def study(*stage: Any) -> None:
-        scaling.study(*stage, scaling.StudySpec.of(json.loads(parameters)))
+    def study(session: Any, spec: Any, catalog: Catalog, task: Any, record: Any) -> None:
+        asked = scaling.StudySpec.of(json.loads(parameters))
+        scaling.study(session, spec, catalog, task, record, asked)
 
     _guard("scaling_study", study, dataset)
 
