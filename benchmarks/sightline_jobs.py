@@ -13,12 +13,10 @@ import pyarrow.parquet as pq
 
 from benchmarks.measuring import HOME, Run, run
 from sightline.spark import submit_conf
+from sightline.spark_workers import FETCH_WORKERS, TORCH_WORKERS
 
 DATASET = "many"
-DAEMONS = {  # as dags/ingest.py has them
-    "fetch_images": "sightline.fetch_daemon",
-    "featurize": "sightline.worker_daemon",
-}
+WORKERS = {"fetch_images": FETCH_WORKERS, "featurize": TORCH_WORKERS}  # as dags/ingest.py has them
 SPARK_SUBMIT = Path(sys.executable).with_name("spark-submit")
 
 
@@ -93,7 +91,7 @@ class Workplace:
 
     def submit(self, task: str, partition: str = "all") -> JobRun:
         """A Spark job: fetch_images or featurize."""
-        conf = submit_conf() | {"spark.python.daemon.module": DAEMONS[task]}
+        conf = submit_conf() | WORKERS[task]
         command = [
             SPARK_SUBMIT,
             "--master",

@@ -15,8 +15,9 @@ from typing import Any
 
 from benchmarks import measuring
 from benchmarks.measuring import HOME, median
-from benchmarks.sightline_jobs import SPARK_SUBMIT, TORCH_WORKERS
+from benchmarks.sightline_jobs import SPARK_SUBMIT
 from sightline import spark
+from sightline.spark_workers import TORCH_WORKERS
 
 JAVA = "spark.driver.extraJavaOptions"
 

@@ -11,15 +11,14 @@ from sightline import stages
 from sightline.config import DatasetSpec, dataset_files, read_dataset
 from sightline.errors import ConfigError
 from sightline.orchestration import (
-    FETCH_WORKERS,
     FLICKR_POOL,
     RETRIES,
-    TORCH_WORKERS,
     features_asset,
     python_stage,
     refusing_dag,
     spark_stage,
 )
+from sightline.spark_workers import FETCH_WORKERS, TORCH_WORKERS
 
 LIST = "Joins the source's tables and writes the images that it asks for into the manifest."
 FETCH = (

@@ -12,7 +12,6 @@ from sightline.config import DatasetSpec, dataset_files, read_dataset
 from sightline.errors import ConfigError
 from sightline.orchestration import (
     RETRIES,
-    TORCH_WORKERS,
     VERSION,
     WHOLE,
     SparkStageOperator,
@@ -23,6 +22,7 @@ from sightline.orchestration import (
     spark_stage,
     wait_for_ingests,
 )
+from sightline.spark_workers import TORCH_WORKERS
 
 REDUCE = "Fits PCA on the train split only and projects every embedding."
 TRAIN = "Fits the head on the train split, its settings chosen by cross-validation."

@@ -22,7 +22,13 @@ from sightline.fine_tune_config import FineTuneSpec, TunedHeadSpec
 from sightline.fine_tuning import recipes
 from sightline.fine_tuning.augmentation import make_augmentation, make_mixing, views
 from sightline.fine_tuning.checkpoints import Epoch, Progressed, read_checkpoint, write_checkpoint
-from sightline.fine_tuning.network import TunedNetwork, let_learn, make_network, set_modes
+from sightline.fine_tuning.network import (
+    TunedNetwork,
+    find_folded,
+    let_learn,
+    make_network,
+    set_modes,
+)
 
 SPEC = BackboneSpec(name="resnet18", weights="random", image_size=32)
 
@@ -80,6 +86,21 @@ def test_norms_that_do_not_learn_keep_their_statistics(
     after = {name: value.clone() for name, value in network.named_buffers()}
     network(torch.randn(4, 3, 32, 32) * 5)
     assert all(value.equal(after[name]) for name, value in network.named_buffers())
+
+
+def test_folded_norms_learn_but_keep_the_statistics_that_they_never_had(
+    network: TunedNetwork,
+) -> None:
+    norm = network.get_submodule("backbone.bn1")
+    norm.bias.data.fill_(0.3)  # type: ignore[union-attr,operator]
+    find_folded(network)
+    assert network.folded == {norm}  # a norm that was never trained has no shift
+    let_learn(network, "head+bn")
+    network(torch.randn(4, 3, 32, 32) * 5)
+    assert not norm.running_mean.any()  # type: ignore[union-attr,operator]
+    assert network.get_submodule("backbone.layer1.0.bn1").running_mean.any()  # type: ignore[union-attr,operator]
+    assert all(parameter.requires_grad for parameter in norm.parameters())
+    norm.bias.data.fill_(0.0)  # type: ignore[union-attr,operator]
 
 
 def test_more_convolutions_than_there_are_end_in_a_sentence(network: TunedNetwork) -> None:

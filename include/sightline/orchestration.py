@@ -35,8 +35,6 @@ log = logging.getLogger(__name__)
 WHOLE = "all"  # the partition of a run that has no partition key
 SPARK_POOL = "sightline_spark"  # one slot a machine: two Spark drivers would fight for its cores
 FLICKR_POOL = "sightline_flickr"  # one slot: one key's queries an hour are counted across all tasks
-FETCH_WORKERS = {"spark.python.daemon.module": "sightline.fetch_daemon"}
-TORCH_WORKERS = {"spark.python.daemon.module": "sightline.worker_daemon"}
 VERSION = "{{ ti.xcom_pull(task_ids='plan') }}"
 APPROVAL = """{{ ti.xcom_pull(task_ids='gate') }}
 

@@ -29,7 +29,13 @@ from sightline.fine_tuning.checkpoints import (
     read_checkpoint,
     write_checkpoint,
 )
-from sightline.fine_tuning.network import TunedNetwork, empty_network, let_learn, set_modes
+from sightline.fine_tuning.network import (
+    TunedNetwork,
+    empty_network,
+    find_folded,
+    let_learn,
+    set_modes,
+)
 from sightline.fine_tuning.reading import Batch, Order, Place
 from sightline.fine_tuning.training_set import TrainingSet
 from sightline.progress import Progress
@@ -92,7 +98,10 @@ class _Training:
         self.network: TunedNetwork = empty_network(
             job.backbone, job.spec.head, len(self.images.labels)
         )
-        self.come = read_checkpoint(job.checkpoint_url) or Progressed(read_weights(job.start_url))
+        start = read_weights(job.start_url)
+        self.network.load_state_dict(start)
+        find_folded(self.network)
+        self.come = read_checkpoint(job.checkpoint_url) or Progressed(start)
         self.network.load_state_dict(self.come.network)
         self.network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.loss = recipes.LOSSES[self.spec.loss](self.spec)

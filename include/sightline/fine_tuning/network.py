@@ -23,6 +23,7 @@ class TunedNetwork(nn.Module):
         super().__init__()
         self.backbone = backbone
         self.head = head
+        self.folded: set[nn.Module] = set()
 
     def forward(self, pictures: torch.Tensor) -> torch.Tensor:
         """Logits, not normalised."""
@@ -57,10 +58,26 @@ def make_head(spec: TunedHeadSpec, dim: int, classes: int) -> nn.Sequential:
     return nn.Sequential(*layers, nn.Linear(dim, classes))
 
 
+def find_folded(network: TunedNetwork) -> None:
+    """Note the batch norms that some published weights have folded into the convolutions before them:
+    a scale of 1 and a shift alone. They never saw statistics, so a batch's would upset all that follows.
+    """
+    norms = (module for module in network.backbone.modules() if isinstance(module, NORMS))
+    network.folded = {norm for norm in norms if _is_folded(norm)}
+
+
+def _is_folded(norm: nn.Module) -> bool:
+    mean, variance, scale, shift = norm.running_mean, norm.running_var, norm.weight, norm.bias
+    if not all(isinstance(one, torch.Tensor) for one in (mean, variance, scale, shift)):
+        return False
+    has_none = not mean.any() and variance.eq(variance[0]).all()  # type: ignore[operator,index]
+    return bool(has_none and scale.eq(scale[0]).all() and shift.any())  # type: ignore[operator,index]
+
+
 def let_learn(network: TunedNetwork, trainable: str) -> None:
     """Let the named layers learn and no others; see `fine_tune_config.Trainable`.
 
-    A layer that does not learn is in evaluation mode: a batch norm keeps its statistics.
+    A batch norm that does not learn, or is folded, keeps its statistics.
     """
     network.requires_grad_(False)
     for module in _learning(network, trainable):
@@ -72,7 +89,7 @@ def set_modes(network: TunedNetwork, *, training: bool) -> None:
     """Training mode for all but the batch norms that do not learn, or evaluation mode for all."""
     network.train(training)
     for module in network.modules():
-        if isinstance(module, NORMS) and not _learns(module):
+        if isinstance(module, NORMS) and (module in network.folded or not _learns(module)):
             module.eval()
 
 

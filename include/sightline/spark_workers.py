@@ -1,0 +1,15 @@
+"""Spark's settings for the jobs whose Python workers do the work: which daemon forks them, and how little
+memory the JVM beside them needs.
+
+Images pass through the JVM of a fetch, in batches; that of featurizing sees embeddings only. A smaller
+heap is full sooner, and then stays as it is, however many images follow.
+"""
+
+FETCH_WORKERS = {
+    "spark.python.daemon.module": "sightline.fetch_daemon",
+    "spark.driver.memory": "768m",
+}
+TORCH_WORKERS = {
+    "spark.python.daemon.module": "sightline.worker_daemon",
+    "spark.driver.memory": "512m",
+}
