@@ -1,6 +1,6 @@
 # What one does with Sightline; `make help` lists it.
 .DEFAULT_GOAL := help
-.PHONY: help demo run backfill up down status test test-nightly check bench environment development peers lock
+.PHONY: help demo run backfill up down status test test-slow test-nightly check bench environment development peers lock
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -23,8 +23,11 @@ up: environment ## Airflow with its UI, until Ctrl-C
 down: environment ## stop Airflow with all it runs
 	@.venv/bin/sightline down
 
-test: check ## make check, then every test; ARGS='-k tables' picks some
+test: check ## make check, then the tests; ARGS='-k tables' picks some
 	@.venv/bin/pytest $(ARGS)
+
+test-slow: development ## trainings in several processes, heads, studies (15 minutes)
+	@.venv/bin/pytest -m slow $(ARGS)
 
 test-nightly: development ## the founding datasets and a month's backfill, whole (25 minutes)
 	@.venv/bin/pytest -m nightly $(ARGS)

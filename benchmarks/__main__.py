@@ -10,7 +10,7 @@ import sys
 from benchmarks import plots
 from benchmarks.measuring import HOME
 
-ORDER = ("throughput", "night", "pca", "spark_overhead", "fetch", "gpu", "memory")
+ORDER = ("throughput", "night", "pca", "training", "spark_overhead", "fetch", "gpu", "memory")
 
 
 def main() -> None:

@@ -36,11 +36,18 @@ class Workplace:
 
     folder: Path
 
-    def write_dataset(self, source: str, *more: str, backbone: str = "resnet18") -> None:
+    def write_dataset(
+        self, source: str, *more: str, backbone: str = "resnet18", image_size: int | None = None
+    ) -> None:
         """Write the dataset file; `source` and `more` are its YAML lines."""
+        size = "null" if image_size is None else str(image_size)
         datasets = self.folder / "datasets"
         datasets.mkdir(parents=True, exist_ok=True)
-        lines = [source, f"backbone: {{name: {backbone}, weights: random}}", *more]
+        lines = [
+            source,
+            f"backbone: {{name: {backbone}, weights: random, image_size: {size}}}",
+            *more,
+        ]
         (datasets / f"{DATASET}.yaml").write_text("\n".join(lines) + "\n")
 
     def write_folder_dataset(self, backbone: str = "resnet18") -> Path:
