@@ -139,5 +139,6 @@ def score_batch(image_ids: pa.Array, version: str, shares: Array) -> pa.RecordBa
 
 
 def _build(model: TunedModel, device: str) -> Network:
+    """In fp32, whatever it was trained in: what is published and exported is the reference."""
     module, preprocessing = model.build()
-    return Network(module, preprocessing, model.precision, device)
+    return Network(module, preprocessing, "fp32", device)
