@@ -56,6 +56,7 @@ def in_groups(sizes: list[list[int]]) -> list[Image]:
 GROUPS = st.lists(st.one_of(st.just(1), st.integers(1, 6)), min_size=1, max_size=25)
 
 
+@pytest.mark.slow
 @settings(max_examples=4, phases=[Phase.generate])  # to shrink a failure would take many Spark jobs
 @given(
     sizes=st.lists(GROUPS, min_size=20, max_size=40),
@@ -82,6 +83,7 @@ def test_groups_stay_together_and_classes_are_dealt_evenly_in_any_order(
     assert deal(spark, shuffled, folds, seed, parts=3) == fold_of
 
 
+@pytest.mark.slow
 def test_small_classes_do_not_all_begin_in_one_fold(spark: "SparkSession") -> None:
     images = in_groups([[1]] * 30)
     assert Counter(deal(spark, images, 3, 0).values()) == {0: 10, 1: 10, 2: 10}
@@ -130,6 +132,7 @@ def with_outliers(spark: "SparkSession") -> tuple[Array, Array]:
     return values.astype(np.float32), folds
 
 
+@pytest.mark.slow
 def test_its_accuracies_are_those_of_a_pipeline_fitted_anew_in_each_fold(
     spark: "SparkSession", spec: DatasetSpec, catalog: Catalog
 ) -> None:
@@ -183,6 +186,7 @@ def test_a_folds_pca_is_that_of_all_other_rows(spark: "SparkSession", catalog: C
     np.testing.assert_allclose(ours, pcas[0].project(values), atol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_fold_too_small_for_the_wanted_components_has_fewer(
     spark: "SparkSession", spec: DatasetSpec, catalog: Catalog, tmp_path: Path
 ) -> None:

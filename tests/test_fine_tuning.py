@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import psutil
 import pytest
 import torch
 
@@ -241,6 +242,7 @@ loop.run(pickle.loads(open(sys.argv[1], "rb").read()))
 """
 
 
+@pytest.mark.slow
 def test_a_killed_training_goes_on_after_its_last_epoch_and_ends_the_same(
     spec: DatasetSpec, catalog: Catalog, plan: Plan, tmp_path: Path
 ) -> None:
@@ -256,9 +258,11 @@ def test_a_killed_training_goes_on_after_its_last_epoch_and_ends_the_same(
         while _epochs(killed) < 2:  # it is in its third
             assert process.poll() is None
             assert time.monotonic() < deadline
+        workers = psutil.Process(process.pid).children()
     finally:
         process.send_signal(signal.SIGKILL)
         process.wait()
+    assert psutil.wait_procs(workers, timeout=60)[1] == []
     before = _epochs(killed)
     assert 2 <= before < 5
     loop.run(killed)
@@ -295,6 +299,7 @@ def test_phases_follow_each_other_each_with_its_layers_and_rate(
     assert loop.run(job) == history  # all epochs are over
 
 
+@pytest.mark.slow
 def test_a_training_stops_early_and_a_plateau_lowers_the_rate(
     spec: DatasetSpec, catalog: Catalog, plan: Plan
 ) -> None:
@@ -368,6 +373,7 @@ def test_a_model_that_is_not_trained_is_refused(
         run_stage(spark, fine_tuning.score, spec, catalog, plan)
 
 
+@pytest.mark.slow
 # pyspark leaves its child's output to the garbage collector
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_two_processes_train_as_one_does(

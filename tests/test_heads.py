@@ -84,6 +84,7 @@ def fit(
     return fitted, unpack(pack(classifier), train.head, classifier.labels)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("reduced", [False, True], ids=["embeddings", "components"])
 @pytest.mark.parametrize("train", SPECS, ids=lambda train: train.head)
 def test_what_is_kept_predicts_as_sparks_own_pipeline(
@@ -149,6 +150,7 @@ train: {head: random_forest, trees: 5, depths: [3, 1], folds: 2}
     )  # Spark's files are gone
 
 
+@pytest.mark.slow
 def test_balanced_weights_find_the_rare_class(spark: "SparkSession", tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     labels = ["common"] * 190 + ["rare"] * 10
@@ -162,6 +164,7 @@ def test_balanced_weights_find_the_rare_class(spark: "SparkSession", tmp_path: P
     assert found["balanced"] > 0.6
 
 
+@pytest.mark.slow
 def test_weights_of_a_class_add_up_to_the_same(spark: "SparkSession") -> None:
     rows = frame(spark, *clouds(2, seed=0))
     course = plan_course(TrainSpec(class_weights="balanced"), {"a": 30, "b": 60, "c": 10}, rows)
@@ -169,6 +172,7 @@ def test_weights_of_a_class_add_up_to_the_same(spark: "SparkSession") -> None:
     assert plan_course(TrainSpec(), {"a": 30, "b": 60}, rows).weights == {}
 
 
+@pytest.mark.slow
 def test_l1_leaves_out_what_tells_nothing(spark: "SparkSession", tmp_path: Path) -> None:
     values, labels = clouds(300, seed=0, dim=12)
     kept = {}

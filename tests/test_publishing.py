@@ -11,7 +11,7 @@ from sightline.config import DatasetSpec, GateSpec
 from sightline.errors import CheckFailed, ConfigError, TrainingError
 from sightline.ledger import Record
 from sightline.models import Plan, make_plan
-from sightline.publishing import nothing_new, publish, roll_back, succession
+from sightline.publishing import nothing_new, publish, rejection, roll_back, succession
 from tests.conftest import catalog_of, make_task, write_dataset
 
 
@@ -117,7 +117,11 @@ def test_what_a_person_approved_or_rejected_stands_in_history_or_stays_out(
     plan = judged(catalog, "v1", approval={**answer, "answer": "Approve"})
     publish(catalog, make_task("publish")[1], plan)
     assert models.champion_history(catalog)[0]["by"] == "joe"
+    assert rejection(catalog, plan) is None
     plan = judged(catalog, "v2", approval={**answer, "answer": "Reject"})
+    said = rejection(catalog, plan)
+    assert said is not None
+    assert said.startswith("Model v2 was rejected by joe on 2026-11-05T08:00:00+00:00; clear")
     with pytest.raises(CheckFailed, match="it was rejected by joe on 2026-11-05T08"):
         publish(catalog, make_task("publish")[1], plan)
     assert champion(catalog) == "v1"

@@ -68,6 +68,7 @@ def run(spark: "SparkSession", spec: DatasetSpec, catalog: Catalog) -> Record:
     return record
 
 
+@pytest.mark.slow
 # pyspark leaves its child's output to the garbage collector
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.usefixtures("one_torch_thread")

@@ -38,7 +38,7 @@ class Trainer:
 
 def test_the_best_trial_is_taken_and_its_settings_only(tmp_path: Path) -> None:
     trainer = Trainer()
-    found = search(ASKED, PLAN, BACKBONE, str(tmp_path), trainer)
+    found = search(ASKED, PLAN, BACKBONE, str(tmp_path / "search"), trainer)
     assert len(found.trials) == len(trainer.tried) == 12
     best = max(found.trials, key=lambda trial: trial.validation_accuracy)
     assert found.fine_tune.learning_rate == best.settings["learning_rate"]
@@ -47,25 +47,27 @@ def test_the_best_trial_is_taken_and_its_settings_only(tmp_path: Path) -> None:
     assert found.backbone.image_size == best.settings["image_size"]
     assert {tried.epochs for tried, _, _ in trainer.tried} == {1}
     assert all(1e-5 <= trial.settings["learning_rate"] <= 1e-1 for trial in found.trials)
-    assert storage.list_names(str(tmp_path)) == ["search.json"]  # the trials' own files are gone
+    assert storage.list_names(str(tmp_path / "search")) == [
+        "search.json"
+    ]  # the trials' own files are gone
 
 
 def test_a_search_that_broke_off_repeats_no_trial(tmp_path: Path) -> None:
     with pytest.raises(ConnectionError):
-        search(ASKED, PLAN, BACKBONE, str(tmp_path), Trainer(fails_at=5))
+        search(ASKED, PLAN, BACKBONE, str(tmp_path / "search"), Trainer(fails_at=5))
     again = Trainer()
-    found = search(ASKED, PLAN, BACKBONE, str(tmp_path), again)
+    found = search(ASKED, PLAN, BACKBONE, str(tmp_path / "search"), again)
     assert len(again.tried) == 7
     assert len(found.trials) == 12
     done = Trainer()
-    assert search(ASKED, PLAN, BACKBONE, str(tmp_path), done) == found
+    assert search(ASKED, PLAN, BACKBONE, str(tmp_path / "search"), done) == found
     assert not done.tried
 
 
 def test_no_trial_begins_when_the_minutes_are_spent(tmp_path: Path) -> None:
     asked = ASKED.model_copy(update={"minutes": 1e-9})
     trainer = Trainer()
-    search(asked, PLAN, BACKBONE, str(tmp_path), trainer)
+    search(asked, PLAN, BACKBONE, str(tmp_path / "search"), trainer)
     assert len(trainer.tried) <= 2  # a trial that took no measurable time spends nothing
 
 

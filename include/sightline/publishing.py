@@ -122,6 +122,14 @@ def nothing_new(spec: DatasetSpec, catalog: Catalog, plan: Plan) -> str | None:
     return None
 
 
+def rejection(catalog: Catalog, plan: Plan) -> str | None:
+    """Who has rejected a plan's model, in a sentence; None where nobody has."""
+    decision = models.read_decision(catalog, plan.version)
+    if decision is None or not _is_rejected(decision):
+        return None
+    return f"Model {decision['chosen']} {_rejected(decision)}"
+
+
 def _refusal(catalog: Catalog, decision: dict[str, Any]) -> str | None:
     """Why a decision does not let its model serve, or None."""
     if not decision["passed"]:

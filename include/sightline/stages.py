@@ -135,7 +135,11 @@ def publish(work: Work) -> None:
     """Lets the chosen model serve, in one atomic step; fails where the gate has refused it."""
     from sightline import publishing
 
-    publishing.publish(work.catalog, work.record, _plan(work))
+    plan = _plan(work)
+    rejected = publishing.rejection(work.catalog, plan)
+    if rejected:  # Airflow may start this task before the approval's skip is applied
+        raise AirflowSkipException(rejected)
+    publishing.publish(work.catalog, work.record, plan)
 
 
 def report_study(work: Work) -> None:

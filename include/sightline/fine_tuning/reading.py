@@ -5,7 +5,10 @@ bounded by the pool whatever the size of the dataset. The order follows from see
 """
 
 import itertools
+import os
 import random
+import threading
+import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -91,9 +94,23 @@ def batches(
         num_workers=workers,
         collate_fn=_collate,
         multiprocessing_context="fork" if workers else None,
+        worker_init_fn=_end_with(os.getpid()),
     )
     for pictures, labels in loader:
         yield torch.from_numpy(pictures), torch.from_numpy(labels)
+
+
+def _end_with(parent: int) -> Callable[[int], None]:
+    """Let a worker end when its parent is gone: killed in the middle of a batch, it would wait for ever to
+    hand it over.
+    """
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(0.5)
+        os._exit(1)
+
+    return lambda _: threading.Thread(target=watch, daemon=True).start()
 
 
 def prepared(encoded: Iterable[Encoded], prepare: Prepare) -> Iterator[tuple[torch.Tensor, int]]:
