@@ -220,7 +220,7 @@ def store_rows(table: Table, rows: list[dict[str, Any]], partition: str | None =
     tables.append_new(table, urls, partition if table.partition_by else None, Writer("tests"))
 
 
-def store_partition(table: Table, rows: list[dict[str, Any]], partition: str) -> None:
+def store_partition(table: Table, rows: list[dict[str, Any]], partition: str | None) -> None:
     """Exchange a partition of a table for these rows."""
     batch = pa.RecordBatch.from_pylist(rows, schema=table.schema)
     held = tables.claim(table, Writer("tests"))

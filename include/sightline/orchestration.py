@@ -38,6 +38,7 @@ FLICKR_POOL = "sightline_flickr"  # one slot: one key's queries an hour are coun
 FETCH_WORKERS = {"spark.python.daemon.module": "sightline.fetch_daemon"}
 TORCH_WORKERS = {"spark.python.daemon.module": "sightline.worker_daemon"}
 VERSION = "{{ ti.xcom_pull(task_ids='plan') }}"
+WANTED = "{{ ti.xcom_pull(task_ids='choose_images') }}"
 APPROVAL = """{{ ti.xcom_pull(task_ids='gate') }}
 
 Report: {{ ti.xcom_pull(task_ids='report') }}
