@@ -167,7 +167,7 @@ def write_dataset(places: Path, name: str, text: str) -> DatasetSpec:
     return read_dataset(path)
 
 
-def image_row(content: bytes, label: str, **more: Any) -> dict[str, Any]:
+def image_row(content: bytes, label: str | None, **more: Any) -> dict[str, Any]:
     """A row of the images table, measured from the bytes as the ingest does."""
     measured = images.measure(content, images.Limits(2**26, 10**8))
     row = {"uri": f"mem://{label}/{measured.image_id}", "label": label, "split_hint": None}

@@ -14,7 +14,6 @@ from contextlib import contextmanager
 from datetime import datetime
 from itertools import islice
 from typing import Any
-from urllib.parse import urlsplit, urlunsplit
 
 import httpx
 
@@ -149,8 +148,7 @@ def without_secrets(text: str) -> str:
     """A text without what an address may carry: a login, a query with its signature."""
     if "://" not in text:
         return text
-    parts = urlsplit(text)
-    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
+    return re.sub(r"(?<=://)[^/?#]*@", "", re.split("[?#]", text)[0])
 
 
 def _flat(prefix: str, values: Any) -> Iterator[tuple[str, str]]:

@@ -40,7 +40,9 @@ def trace(module: nn.Module) -> ExportedProgram:
 
 
 def _write_torch(program: ExportedProgram, path: Path) -> None:
-    torch.export.save(program, path)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of weights that share no memory
+        torch.export.save(program, path)
 
 
 def _open_torch(path: Path) -> Answer:

@@ -1,7 +1,8 @@
 """A model as one torch module: upright RGB pixels of any size in, probabilities of its classes out.
 
-Resizing is two products with matrices that are made of the picture's size, so that any runtime can do it;
-after each, values are rounded to whole numbers, as our own resizing on uint8 pixels does.
+Resizing is two products with matrices that are made of the picture's size, so that any runtime can do it.
+It rounds where torch's resizing of uint8 pixels rounds: the weights to 16 bits, and what each product gives
+to whole numbers.
 """
 
 from typing import Any
@@ -18,6 +19,7 @@ from sightline.config import BackboneSpec
 from sightline.errors import ConfigError, WeightsError
 from sightline.fine_tuning.tuned_models import load_tuned
 
+EDGE = 2  # rows of a picture
 CUBIC = -0.5  # Catmull-Rom, as Pillow and torch's antialiased resizing have it
 
 
@@ -61,8 +63,8 @@ class Prepare(nn.Module):
         across = self._weights(pixels.shape[1], width, to_width, self.geometry.crop[1])
         down = self._weights(pixels.shape[0], height, to_height, self.geometry.crop[0])
         picture = pixels.permute(2, 0, 1).to(torch.float32)
-        picture = torch.matmul(picture, across.T).round().clamp(0, 255)
-        picture = torch.matmul(down, picture).round().clamp(0, 255)
+        picture = _whole(torch.matmul(picture, across.T))
+        picture = _whole(torch.matmul(down, picture))
         return ((picture - self.mean) / self.std)[None]
 
     def _weights(
@@ -71,7 +73,10 @@ class Prepare(nn.Module):
         """(crop, pixels): what each pixel of a side adds to each of the crop's."""
         first = torch.round((want - crop) / 2)
         scale = have / want
-        centres = scale * (first + torch.arange(crop, dtype=torch.float64) + 0.5)
+        rows = first + torch.arange(crop, dtype=torch.float64)
+        # The whole picture's largest weight counts in rounding; its edge may have it.
+        rows = torch.cat([torch.arange(EDGE, dtype=torch.float64), rows])
+        centres = scale * (rows + 0.5)
         places = torch.arange(pixels, dtype=torch.float64) + 0.5
         reach = torch.clamp(scale, min=1.0)  # what shrinks is averaged over more pixels
         distance = torch.abs((places[None, :] - centres[:, None]) / reach)
@@ -79,7 +84,19 @@ class Prepare(nn.Module):
             weights = _cubic(distance)
         else:
             weights = torch.clamp(1.0 - distance, min=0.0)
-        return (weights / weights.sum(dim=1, keepdim=True)).to(torch.float32)
+        weights = weights / weights.sum(dim=1, keepdim=True)
+        return _sixteen_bits(weights)[EDGE:].to(torch.float32)
+
+
+def _sixteen_bits(weights: torch.Tensor) -> torch.Tensor:
+    """Weights as torch keeps them: the finest power of two with which the largest fits into 16 bits."""
+    unit = torch.exp2(torch.ceil(torch.log2(32_767.5 / weights.max())) - 1)
+    return torch.sign(weights) * torch.floor(torch.abs(weights) * unit + 0.5) / unit
+
+
+def _whole(values: torch.Tensor) -> torch.Tensor:
+    """Levels of a colour, rounded half up."""
+    return torch.floor(values + 0.5).clamp(0, 255)
 
 
 def _cubic(distance: torch.Tensor) -> torch.Tensor:
