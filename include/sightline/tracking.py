@@ -95,7 +95,14 @@ def _attempt(work: Callable[[Server], None]) -> None:
     try:
         with _client(address) as http:
             work(Server(http))
-    except (httpx.HTTPError, httpx.InvalidURL, TrackingError, ValueError, LookupError) as error:
+    except (
+        httpx.HTTPError,
+        httpx.InvalidURL,
+        TrackingError,
+        ValueError,
+        LookupError,
+        TypeError,
+    ) as error:
         because = error if isinstance(error, TrackingError) else type(error).__name__
         log.warning("MLflow at %s was told nothing of this model: %s", shown, because)
 
