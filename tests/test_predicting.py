@@ -1,19 +1,22 @@
 """Batch prediction: which images are asked about, answers as rows and as a file, run again."""
 
 import csv
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from airflow.sdk.exceptions import AirflowSkipException
 
-from sightline import models, storage, tables, wanted_images
+from sightline import models, stages, storage, tables, wanted_images
 from sightline.catalog import Catalog
 from sightline.classifiers import Classifier, LogisticRegression, Scaler
 from sightline.config import DatasetSpec
 from sightline.errors import ConfigError, TrainingError
 from sightline.ledger import Record
+from sightline.orchestration import Work
 from sightline.predicting import answers_url, defuse, predict
 from sightline.wanted_images import ALL, UNLABELLED, from_text, of_champion
 from tests.conftest import (
@@ -124,11 +127,11 @@ def test_a_partition_or_all_images_come_on_request_and_stay(catalog: Catalog) ->
 
 
 def test_answers_follow_the_champion_and_those_of_the_older_one_stay(catalog: Catalog) -> None:
-    run(catalog)
+    run(catalog, partition="2026-01-02")
     crown(catalog, "v2", "head", flip=-1)
     run(catalog)
     assert answers(catalog, "v2") == {2: "right", 3: "=left", 4: "=left"}
-    assert answers(catalog, "v1") == {2: "=left", 3: "right", 4: "right"}
+    assert answers(catalog, "v1") == {2: "=left", 3: "right", 4: "right", 5: "=left"}
 
 
 def test_a_network_answers_with_test_time_augmentation_where_it_has_it(catalog: Catalog) -> None:
@@ -202,3 +205,42 @@ def test_wanted_images_are_counted(catalog: Catalog) -> None:
 def test_a_cell_that_a_spreadsheet_would_reckon_with_is_defused(start: str) -> None:
     assert defuse(f"{start}1+1") == f"'{start}1+1"
     assert defuse("plain") == "plain"
+
+
+@dataclass
+class Pulled:
+    """A task instance to which another task has handed a text."""
+
+    text: str
+
+    def xcom_pull(self, task_ids: str) -> str:
+        return self.text
+
+
+def work(catalog: Catalog, spec: DatasetSpec, text: str = "", images: str = UNLABELLED) -> Work:
+    context: Any = {"params": {"images": images, "partition": ""}, "ti": Pulled(text)}
+    return Work(spec, catalog, *make_task("choose_images"), context)
+
+
+def test_spark_starts_for_a_network_with_images_that_it_has_not_seen(
+    catalog: Catalog, spec: DatasetSpec
+) -> None:
+    text = stages.choose_images(work(catalog, spec))
+    assert stages.nothing_to_score(work(catalog, spec, text)) == {"scored": 0}  # of a head
+    crown(catalog, "v1-tuned", "fine_tuned")
+    text = stages.choose_images(work(catalog, spec))
+    assert from_text(text).version == "v1-tuned"
+    assert stages.nothing_to_score(work(catalog, spec, text)) is None
+    row = {"model_version": "v1-tuned", "probabilities": [0.9, 0.1], "augmented": None}
+    scores = [{**row, "image_id": f"{number:064x}"} for number in (2, 3, 4)]
+    store_partition(catalog.scores, scores, "v1-tuned")
+    assert stages.nothing_to_score(work(catalog, spec, text)) == {"scored": 0}
+
+
+def test_where_every_image_has_a_label_the_run_is_skipped(
+    catalog: Catalog, spec: DatasetSpec
+) -> None:
+    store_partition(catalog.images, [made_up_image_row(0), made_up_image_row(1)], "all")
+    with pytest.raises(AirflowSkipException, match="photos has a label, so there is nothing"):
+        stages.choose_images(work(catalog, spec))
+    assert from_text(stages.choose_images(work(catalog, spec, images=ALL))).images == ALL
