@@ -62,19 +62,13 @@ def candidates(spec: DatasetSpec) -> list[list[SparkStageOperator]]:
     """The tasks that train each candidate, side by side."""
     branches = []
     if spec.train:
-        branches.append(
-            [
-                spark_stage(spec, "reduce", REDUCE, more_args=[VERSION]),
-                spark_stage(spec, "train", TRAIN, more_args=[VERSION], quick=False),
-            ]
-        )
+        reduce = spark_stage(spec, "reduce", REDUCE, more_args=[VERSION])
+        train = spark_stage(spec, "train", TRAIN, more_args=[VERSION], quick=False)
+        branches.append([reduce, train])
     if spec.fine_tune:
-        branches.append(
-            [
-                spark_stage(spec, "fine_tune", FINE_TUNE, more_args=[VERSION]),
-                spark_stage(spec, "score", SCORE, more_args=[VERSION], conf=TORCH_WORKERS),
-            ]
-        )
+        fine_tune = spark_stage(spec, "fine_tune", FINE_TUNE, more_args=[VERSION])
+        score = spark_stage(spec, "score", SCORE, more_args=[VERSION], conf=TORCH_WORKERS)
+        branches.append([fine_tune, score])
     return branches
 
 

@@ -167,7 +167,7 @@ def write_dataset(places: Path, name: str, text: str) -> DatasetSpec:
     return read_dataset(path)
 
 
-def image_row(content: bytes, label: str, **more: Any) -> dict[str, Any]:
+def image_row(content: bytes, label: str | None, **more: Any) -> dict[str, Any]:
     """A row of the images table, measured from the bytes as the ingest does."""
     measured = images.measure(content, images.Limits(2**26, 10**8))
     row = {"uri": f"mem://{label}/{measured.image_id}", "label": label, "split_hint": None}
@@ -220,7 +220,7 @@ def store_rows(table: Table, rows: list[dict[str, Any]], partition: str | None =
     tables.append_new(table, urls, partition if table.partition_by else None, Writer("tests"))
 
 
-def store_partition(table: Table, rows: list[dict[str, Any]], partition: str) -> None:
+def store_partition(table: Table, rows: list[dict[str, Any]], partition: str | None) -> None:
     """Exchange a partition of a table for these rows."""
     batch = pa.RecordBatch.from_pylist(rows, schema=table.schema)
     held = tables.claim(table, Writer("tests"))

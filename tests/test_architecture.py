@@ -16,14 +16,15 @@ FOUNDATIONS = {
 }  # fmt: skip
 MIDDLE = {
     "sources", "backbones", "models", "ledger", "rejection", "principal_components", "embeddings",
-    "metrics", "slices",
+    "metrics", "slices", "wanted_images",
 }  # fmt: skip
 STAGES = {
     "ingestion", "featurization", "splitting", "reduction", "training", "evaluation", "gating",
-    "publishing", "validation", "reporting", "lineage", "preflight", "fine_tuning",
+    "publishing", "validation", "reporting", "lineage", "preflight", "fine_tuning", "predicting",
+    "submission", "tracking",
 }  # fmt: skip
 KNOW_AIRFLOW = {"orchestration", "stages"}
-KNOW_TORCH = {"backbones", "featurization", "fine_tuning", "worker_daemon"}
+KNOW_TORCH = {"backbones", "featurization", "fine_tuning", "exporting", "worker_daemon"}
 
 
 def package_name(path: Path) -> str:

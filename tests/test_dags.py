@@ -32,6 +32,8 @@ TRAIN = [
     "publish",
 ]
 
+PREDICT = ["choose_images", "score_new", "predict"]
+
 # In a process of its own: what another test has imported must not count.
 PARSE = f"""
 import json, sys
@@ -73,7 +75,7 @@ def parse(places: Path) -> dict[str, Any]:
     return dict(json.loads(done.stdout.strip().splitlines()[-1]))
 
 
-def test_the_shipped_datasets_become_two_dags_each(
+def test_the_shipped_datasets_become_three_dags_each(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("SIGHTLINE_DATASETS")
@@ -106,7 +108,7 @@ def test_sixty_dataset_files_parse_without_heavy_packages(own_places: Path) -> N
         (own_places / "datasets" / f"set_{number}.yaml").write_text("source: {type: digits}\n")
     parsed = parse(own_places)
     assert parsed["errors"] == {}
-    assert len(parsed["dags"]) == 120
+    assert len(parsed["dags"]) == 181  # and the scaling study
     assert parsed["heavy"] == []
 
 
@@ -115,7 +117,13 @@ def test_a_broken_dataset_file_harms_no_other_dataset(own_places: Path) -> None:
     (own_places / "datasets" / "bad.yaml").write_text("source: {type: digits}\nbackbon: {}\n")
     parsed = parse(own_places)
     assert parsed["errors"] == {}
-    assert set(parsed["dags"]) == {"ingest_good", "train_good", "ingest_bad"}
+    assert set(parsed["dags"]) == {
+        "ingest_good",
+        "train_good",
+        "predict_good",
+        "scaling_study",
+        "ingest_bad",
+    }
     assert "broken" in parsed["dags"]["ingest_bad"]["tags"]
 
 
@@ -133,6 +141,21 @@ def test_a_dataset_without_a_head_has_no_tasks_for_one(own_places: Path) -> None
     )
     tasks = parse(own_places)["dags"]["train_tuned"]["tasks"]
     assert not {"reduce", "train"} & set(tasks)
+
+
+def test_a_competition_has_a_submission_that_follows_its_champion(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("SIGHTLINE_DATASETS")
+    dags = parse(tmp_path)["dags"]
+    assert dags["predict_digits"]["tasks"] == PREDICT
+    predict = dags["predict_car_models"]
+    assert predict["tasks"] == [*PREDICT, "submit"]
+    assert predict["documented"]
+    assert predict["max_active_runs"] == 1
+    assert predict["timetable"] == "PartitionedAssetTimetable"
+    assert "sightline://car_models/champion" in json.dumps(predict["schedule"])
+    assert predict["pools"]["score_new"] == "sightline_spark"
 
 
 def test_a_dataset_without_a_schedule_runs_by_hand_only(own_places: Path) -> None:

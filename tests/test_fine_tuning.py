@@ -16,7 +16,7 @@ import psutil
 import pytest
 import torch
 
-from sightline import fine_tuning, lookup, models, storage, tables
+from sightline import fine_tuning, lookup, models, storage, tables, wanted_images
 from sightline.catalog import Catalog
 from sightline.config import DatasetSpec
 from sightline.errors import ConfigError, TrainingError
@@ -345,8 +345,25 @@ def test_the_stages_leave_a_model_and_a_score_for_each_test_image(
     again = run_stage(spark, fine_tuning.score, spec, catalog, plan)
     assert again.counts == {"scored": 0, "known": 12, "views": 2}
     assert_scores_are_the_networks(catalog, version)
+    assert_images_that_come_later_are_scored(spark, catalog, version)
     run_stage(spark, fine_tuning.fine_tune, spec, catalog, plan)  # a cleared task: other weights
     assert tables.count_rows(catalog.scores, partition=version) == 0
+
+
+def assert_images_that_come_later_are_scored(
+    spark: "SparkSession", catalog: Catalog, version: str
+) -> None:
+    rng = np.random.default_rng(1)
+    rows = [image_row(jpeg(rng, np.array(COLOURS["red"]), 40), None) for _ in range(3)]
+    store_rows(catalog.images, rows)
+    models.crown(catalog, version)
+    wanted = wanted_images.of_champion(catalog, wanted_images.UNLABELLED, None)
+    for scored, known in ((3, 12), (0, 15)):
+        task, record = make_task("score_new")
+        fine_tuning.score_new(spark, catalog, task, record, wanted)
+        assert record.counts == {"scored": scored, "known": known}
+    later = {row["image_id"] for row in rows}
+    assert later == tables.held_values(catalog.scores, "image_id", sorted(later))
 
 
 def assert_scores_are_the_networks(catalog: Catalog, version: str) -> None:

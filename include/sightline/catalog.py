@@ -1,9 +1,11 @@
 """Where the data of a dataset lives, in the order in which it flows; no other module builds a path.
 
 <storage>/<dataset>/
-    manifest images rejects features splits reduced scores predictions metrics    Delta tables
+    manifest images rejects features splits reduced scores predictions metrics answers    Delta tables
     models/<version>/   plan.json, model.json, weights.safetensors, decision.json
     models/champion.json    the model that serves, and those before it
+    predicted/          answers of a model as a file, and its submission
+    exports/            models for elsewhere
     reports/            one page a trained model, latest.html
     checks/             Great Expectations' Data Docs
     runs/               what each task of each run read, wrote and took
@@ -72,6 +74,11 @@ class Catalog:
         return self._table("metrics", schemas.METRICS, "model_version")
 
     @property
+    def answers(self) -> Table:
+        """Predictions of images that nobody has labelled, by model."""
+        return self._table("answers", schemas.ANSWERS, "model_version")
+
+    @property
     def scaling(self) -> Table:
         """What scaling studies measured, by study."""
         return self._table("scaling", schemas.SCALING, "study")
@@ -89,6 +96,7 @@ class Catalog:
             self.scores,
             self.predictions,
             self.metrics,
+            self.answers,
             self.scaling,
         ]
 
@@ -101,6 +109,16 @@ class Catalog:
     def champion(self) -> str:
         """The file that names the model that serves."""
         return storage.join(self.models, "champion.json")
+
+    @property
+    def predicted(self) -> str:
+        """Folder of the files of answers; `predictions` is a table, whose folder is its own."""
+        return storage.join(self.root, "predicted")
+
+    @property
+    def exports(self) -> str:
+        """Folder of the exported models."""
+        return storage.join(self.root, "exports")
 
     @property
     def reports(self) -> str:

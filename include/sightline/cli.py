@@ -164,6 +164,24 @@ def rollback(asked: argparse.Namespace) -> int:
     return OK
 
 
+def export(asked: argparse.Namespace) -> int:
+    """Write a model as one file for elsewhere."""
+    _known_dataset(asked.dataset)
+    from sightline import exporting
+
+    made = exporting.export(
+        open_catalog(asked.dataset), asked.format, asked.version, asked.to, asked.images
+    )
+    found = made.compared
+    say(f"Model {made.version} of {asked.dataset}: {made.url} ({made.size_bytes / 2**20:.1f} MiB)")
+    say(
+        f"Beside our own answers on {found.images:,} test images: {found.same_class:,} of the same class, "
+        f"probabilities at most {found.largest_difference:.5f} apart."
+    )
+    say(f"What goes in and comes out: {made.facts_url}")
+    return OK
+
+
 def up(asked: argparse.Namespace) -> int:
     """Keep Airflow up until Ctrl-C, or show the one that is."""
     settings = load_settings()
@@ -309,6 +327,13 @@ def _day(text: str) -> date:
         raise ConfigError(f"{text!r} is no day; give one such as 2026-11-05.") from None
 
 
+def _number(text: str) -> int:
+    """A number of things, one at least."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of images")
+    return int(text)
+
+
 def _preflight(spec: DatasetSpec, partition: str | None) -> list[str]:
     from sightline import preflight
 
@@ -375,6 +400,18 @@ def _parser() -> argparse.ArgumentParser:
     back.add_argument("dataset")
     back.add_argument("--to", metavar="VERSION", help="default: the champion before this one")
     back.add_argument("--reason", metavar="TEXT", default="", help="kept in the history")
+    out_there = add(
+        "export", export, "write the champion, preprocessing included, for a phone or a server"
+    )
+    out_there.add_argument("dataset")
+    out_there.add_argument("--format", choices=("onnx", "torch"), required=True)
+    out_there.add_argument("--version", metavar="VERSION", help="default: the champion")
+    out_there.add_argument(
+        "--to", metavar="PATH", help="a file; default: in exports/ of the dataset's storage"
+    )
+    out_there.add_argument(
+        "--images", metavar="N", type=_number, default=1000, help="test images to compare it on"
+    )
     add("up", up, "keep Airflow up until Ctrl-C")
     add("down", down, "stop Airflow with all it runs")
     own = add(

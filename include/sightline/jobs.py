@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable
 from typing import Any, NoReturn
 
-from sightline import ingestion, ledger, models, spark
+from sightline import ingestion, ledger, models, spark, wanted_images
 from sightline.catalog import Catalog, open_catalog
 from sightline.config import load_dataset
 from sightline.errors import REFUSED, SightlineError, StorageError
@@ -37,6 +37,16 @@ def run_planned(task: str, stage: Callable[..., None]) -> None:
         stage(session, spec, catalog, *rest, models.read_plan(catalog, version))
 
     _guard(task, planned, dataset)
+
+
+def run_wanted(task: str, stage: Callable[..., None]) -> None:
+    """Run a stage of the prediction on what was chosen when it began: `<job>.py DATASET WANTED`."""
+    dataset, text = sys.argv[1:3]
+
+    def wanted(session: Any, spec: Any, *rest: Any) -> None:
+        stage(session, *rest, wanted_images.from_text(text))
+
+    _guard(task, wanted, dataset)
 
 
 def run_study() -> None:

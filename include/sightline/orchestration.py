@@ -36,6 +36,7 @@ WHOLE = "all"  # the partition of a run that has no partition key
 SPARK_POOL = "sightline_spark"  # one slot a machine: two Spark drivers would fight for its cores
 FLICKR_POOL = "sightline_flickr"  # one slot: one key's queries an hour are counted across all tasks
 VERSION = "{{ ti.xcom_pull(task_ids='plan') }}"
+WANTED = "{{ ti.xcom_pull(task_ids='choose_images') }}"
 APPROVAL = """{{ ti.xcom_pull(task_ids='gate') }}
 
 Report: {{ ti.xcom_pull(task_ids='report') }}

@@ -118,6 +118,19 @@ PREDICTIONS = pa.schema(
     ]
 )
 
+# What a champion says of images that nobody has labelled, or that it was asked about by hand.
+ANSWERS = pa.schema(
+    [
+        pa.field("image_id", pa.string(), nullable=False),
+        pa.field("model_version", pa.string(), nullable=False),
+        pa.field("predicted", pa.string(), nullable=False),
+        pa.field("probability", pa.float32(), nullable=False),  # of the predicted class
+        pa.field(
+            "probabilities", pa.list_(pa.float32()), nullable=False
+        ),  # in model.json's class order
+    ]
+)
+
 METRICS = pa.schema(
     [
         pa.field("model_version", pa.string(), nullable=False),

@@ -82,6 +82,7 @@ class KaggleSource(Source):
     }
     labels: str | None = None  # a CSV of Id,Category that labels the files of the folders
     unlabelled: str | None = None  # a folder of images to predict
+    submission: str | None = None  # the competition's sample, such as sample-submission.csv
     connection: str = "kaggle_default"
     api: str | None = None  # another server that speaks Kaggle's protocol
 
@@ -89,6 +90,8 @@ class KaggleSource(Source):
     def _one_of_two(self) -> Self:
         if (self.dataset is None) == (self.competition is None):
             raise ValueError("give one of dataset and competition")
+        if self.submission is not None and self.unlabelled is None:
+            raise ValueError("submission needs unlabelled, the folder of the images to predict")
         return self
 
 

@@ -1,4 +1,4 @@
-"""The Python tasks of both DAGs: each calls one stage of the library.
+"""The Python tasks of all DAGs: each calls one stage of the library.
 
 A function's docstring is what Airflow's UI shows under the task: it is written for the person on call.
 """
@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.sdk.exceptions import AirflowSkipException
 
-from sightline.orchestration import WHOLE, Work, features_asset
+from sightline.orchestration import WHOLE, Work, features_asset, model_asset
 
 if TYPE_CHECKING:
     from sightline.models import Plan
+    from sightline.wanted_images import Wanted
 
 log = logging.getLogger(__name__)
 
@@ -78,9 +79,7 @@ def validate_features(work: Work) -> None:
     )
     work.record.counts = {"rows": outcome.rows, "checks": outcome.checks}
     work.record.read(work.catalog.features)
-    if work.context.get("partition_key") is None:
-        # Without a key the event would not reach the training, which listens for partitions.
-        work.context["outlet_events"][features_asset(work.spec.name)].add_partitions(WHOLE)
+    _announce(work, features_asset(work.spec.name))
 
 
 def plan(work: Work) -> str:
@@ -105,9 +104,11 @@ def split(work: Work) -> None:
 
 def evaluate(work: Work) -> None:
     """Predicts the test split with every candidate; keeps predictions and metrics under their versions."""
-    from sightline import evaluation
+    from sightline import evaluation, models, tracking
 
     evaluation.evaluate(work.spec, work.catalog, work.task, work.record, _plan(work))
+    for version in models.candidates(work.spec, _plan(work)).values():
+        tracking.track(work.catalog, version)
 
 
 def gate(work: Work) -> str:
@@ -133,13 +134,63 @@ def report(work: Work) -> str:
 
 def publish(work: Work) -> None:
     """Lets the chosen model serve, in one atomic step; fails where the gate has refused it."""
-    from sightline import publishing
+    from sightline import publishing, tracking
 
     plan = _plan(work)
     rejected = publishing.rejection(work.catalog, plan)
     if rejected:  # Airflow may start this task before the approval's skip is applied
         raise AirflowSkipException(rejected)
     publishing.publish(work.catalog, work.record, plan)
+    tracking.note_champion(work.catalog, work.record.counts["version"])
+    _announce(work, model_asset(work.spec.name))
+
+
+def choose_images(work: Work) -> str:
+    """Fixes the champion and the images that it is asked about; skips the rest where there are none."""
+    from sightline import models, wanted_images
+
+    parameters = work.context["params"]
+    wanted = wanted_images.of_champion(
+        work.catalog, parameters["images"], parameters["partition"] or None
+    )
+    model = models.read_model(work.catalog, wanted.version)
+    assert model is not None  # it is the champion
+    work.record.counts = {"images": wanted_images.count(work.catalog, model, wanted)}
+    work.record.read(work.catalog.images)
+    if not work.record.counts["images"]:
+        raise AirflowSkipException(
+            f"Every image of {work.spec.name} has a label, so there is nothing to predict; trigger it "
+            "with images 'all' or with a partition to predict labelled ones, too."
+        )
+    return wanted.as_text()
+
+
+def nothing_to_score(work: Work) -> dict[str, Any] | None:
+    """The counts where the champion is a head, or knows every wanted image already; None elsewhere."""
+    from sightline import models, wanted_images
+
+    wanted = _wanted(work)
+    model = models.read_model(work.catalog, wanted.version)
+    if model is None or model["kind"] == models.HEAD:
+        return {"scored": 0}  # predict says what is missing
+    missing = wanted_images.missing_ids(work.catalog, model, wanted)
+    return None if missing else {"scored": 0}
+
+
+def predict(work: Work) -> None:
+    """Writes the champion's answers into the table and into a file; features or scores are all it reads."""
+    from sightline import predicting
+
+    predicting.predict(work.catalog, work.task, work.record, _wanted(work))
+    log.info("answers: %s", work.record.counts["url"])
+
+
+def submit(work: Work) -> None:
+    """Fills the competition's sample file with the champion's answers, for you to hand in."""
+    from sightline import submission
+
+    url = submission.submit(work.spec, work.catalog, work.record, _wanted(work).version)
+    log.info("submission: %s", url)
 
 
 def report_study(work: Work) -> None:
@@ -150,6 +201,18 @@ def report_study(work: Work) -> None:
     log.info("scaling study: %s", url)
     work.record.counts = {"url": url}
     work.record.read(work.catalog.scaling)
+
+
+def _announce(work: Work, asset: Any) -> None:
+    """Without a key the event would not reach those who listen for partitions."""
+    if work.context.get("partition_key") is None:
+        work.context["outlet_events"][asset].add_partitions(WHOLE)
+
+
+def _wanted(work: Work) -> "Wanted":
+    from sightline import wanted_images
+
+    return wanted_images.from_text(work.context["ti"].xcom_pull(task_ids="choose_images"))
 
 
 def _plan(work: Work) -> "Plan":

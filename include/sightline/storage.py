@@ -4,11 +4,12 @@ import json
 import os
 import re
 import shutil
+import tempfile
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import fsspec
 from fsspec.core import url_to_fs
@@ -77,6 +78,35 @@ def write_bytes(url: str, content: bytes) -> None:
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         beside.write_bytes(content)
+        beside.replace(target)
+    except OSError as error:
+        with suppress(OSError):  # it may be neither there nor removable
+            beside.unlink()
+        raise StorageError(f"Cannot write {url}: {error.strerror or error}.") from error
+
+
+@contextmanager
+def writing(url: str) -> Iterator[IO[bytes]]:
+    """A stream into a file that grows with the data: it appears whole where the block ends well, else not
+    at all."""
+    with tempfile.TemporaryDirectory() as folder:
+        whole = Path(folder) / "file"
+        with whole.open("wb") as stream:
+            yield stream
+        put_file(url, whole)
+
+
+def put_file(url: str, source: Path) -> None:
+    """Copy a file of this machine to a URL, where a reader sees the old one or the new one."""
+    fs, path = filesystem(url)
+    if not is_local(url):
+        fs.put_file(str(source), path)
+        return
+    target = Path(path)
+    beside = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source, beside)
         beside.replace(target)
     except OSError as error:
         with suppress(OSError):  # it may be neither there nor removable

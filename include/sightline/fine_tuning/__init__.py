@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from safetensors.torch import save
 
-from sightline import backbones, models, storage, tables
+from sightline import backbones, models, storage, tables, wanted_images
 from sightline.backbones.inference import has_bf16
 from sightline.catalog import Catalog
 from sightline.config import BackboneSpec, DatasetSpec
@@ -25,6 +25,7 @@ from sightline.fine_tuning.training_set import TrainingSet, build_training_set
 from sightline.fine_tuning.tuned_models import load_tuned, save_tuned
 from sightline.ledger import Record, TaskRun
 from sightline.models import Plan
+from sightline.wanted_images import Wanted
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -89,8 +90,21 @@ def score(
     """Let the fine-tuned network say of each test image what it shows."""
     record.read(catalog.images, catalog.splits)
     model = load_tuned(catalog, models.candidates(spec, plan)[models.FINE_TUNED])
-    counts = scoring.score_images(session, catalog, plan, model, task.writer)
+    counts = scoring.score_images(session, catalog, plan.images_version, model, task.writer)
     record.counts = {**counts, "views": len(views(model.fine_tune.test_time_augmentation))}
+    record.wrote(catalog.scores)
+
+
+def score_new(
+    session: "SparkSession", catalog: Catalog, task: TaskRun, record: Record, wanted: Wanted
+) -> None:
+    """Let a fine-tuned model score the wanted images that came after its training."""
+    record.read(catalog.images)
+    model = load_tuned(catalog, wanted.version)
+    missing = wanted_images.missing_ids(catalog, {"kind": models.FINE_TUNED}, wanted)
+    record.counts = scoring.score_images(
+        session, catalog, wanted.images_version, model, task.writer, missing
+    )
     record.wrote(catalog.scores)
 
 

@@ -21,7 +21,6 @@ from sightline.batches import to_lists
 from sightline.catalog import Catalog
 from sightline.fine_tuning.augmentation import View, views
 from sightline.fine_tuning.tuned_models import TunedModel
-from sightline.models import Plan
 from sightline.progress import Progress
 from sightline.schemas import SCORES
 from sightline.tables import Writer
@@ -52,10 +51,16 @@ class _Chunk:
 
 
 def score_images(
-    session: "SparkSession", catalog: Catalog, plan: Plan, model: TunedModel, writer: Writer
+    session: "SparkSession",
+    catalog: Catalog,
+    images_version: int,
+    model: TunedModel,
+    writer: Writer,
+    chosen: frozenset[str] | None = None,
 ) -> dict[str, int]:
-    """Score what has no scores of this model yet, file by file; returns counts."""
-    chunks = list(_chunks(catalog, plan, model.version))
+    """Score what has no scores of this model yet, file by file; returns counts. `chosen` are image_ids; by
+    default the images of the test split and those to predict."""
+    chunks = list(_chunks(catalog, images_version, model.version, chosen))
     missing = sum(len(chunk.wanted) for chunk in chunks)
     context = session.sparkContext
     work = _Work(context.broadcast(model), model.version, context.accumulator(0))
@@ -67,16 +72,25 @@ def score_images(
     return {"scored": missing, "known": scored - missing}
 
 
-def _chunks(catalog: Catalog, plan: Plan, version: str) -> Iterator[_Chunk]:
-    for url in tables.file_urls(catalog.images, plan.images_version):
+def _chunks(
+    catalog: Catalog, images_version: int, version: str, chosen: frozenset[str] | None
+) -> Iterator[_Chunk]:
+    for url in tables.file_urls(catalog.images, images_version):
         rows = lookup.read_file(url, ["image_id", "split_hint"]).to_pylist()
         ids = [row["image_id"] for row in rows]
-        wanted = {row["image_id"] for row in rows if row["split_hint"] == "predict"}
-        splits = lookup.rows_of(catalog.splits, "image_id", ids).to_pylist()
-        wanted |= {row["image_id"] for row in splits if row["split"] == "test"}
-        wanted -= tables.held_values(catalog.scores, "image_id", ids, partition=version)
+        wanted = _judged(catalog, rows) if chosen is None else chosen.intersection(ids)
         if wanted:
-            yield _Chunk(url, frozenset(wanted))
+            wanted -= tables.held_values(catalog.scores, "image_id", ids, partition=version)
+        if wanted:
+            yield _Chunk(url, wanted)
+
+
+def _judged(catalog: Catalog, rows: list[dict[str, Any]]) -> frozenset[str]:
+    """Of rows (image_id, split_hint), those of the test split, and those to predict."""
+    ids = [row["image_id"] for row in rows]
+    splits = lookup.rows_of(catalog.splits, "image_id", ids).to_pylist()
+    tested = {row["image_id"] for row in splits if row["split"] == "test"}
+    return frozenset(tested | {row["image_id"] for row in rows if row["split_hint"] == "predict"})
 
 
 def _score_chunk(

@@ -104,7 +104,7 @@ def _try(
     began = time.monotonic()
     last = train(short, sized, place)[-1]
     storage.remove_tree(place)
-    seconds = round(time.monotonic() - began, 1)
+    seconds = time.monotonic() - began
     return Trial(settings, last.validation_accuracy, last.validation_loss, seconds)
 
 

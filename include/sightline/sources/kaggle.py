@@ -46,15 +46,14 @@ def stream_images(
     """Yield the wanted images' rows and bytes, at most most_bytes + 1, from what the listing has kept: a
     Spark job needs no login.
     """
-    paths = storage.read_json(_noted(access))
-    if paths is None:
-        raise SourceError(
-            f"Kaggle's files for partition {access.partition} of {access.catalog.dataset} are not kept; "
-            "run the task list_images again."
-        )
-    for row, read in _rows(source, access, paths):
+    for row, read in _rows(source, access, _kept_paths(access)):
         if is_wanted(row["uri"]):
             yield row, read(most_bytes)
+
+
+def read_text(source: KaggleSource, access: Access, name: str, key: str) -> str:
+    """A text file as the listing of the partition has kept it; `key` is where the dataset file names it."""
+    return _find_text(name, _kept_paths(access), key)
 
 
 def _keep(source: KaggleSource, access: Access) -> list[str]:
@@ -65,6 +64,16 @@ def _keep(source: KaggleSource, access: Access) -> list[str]:
             for file in api.files()
         ]
     storage.write_json(_noted(access), paths)
+    return paths
+
+
+def _kept_paths(access: Access) -> list[str]:
+    paths: list[str] | None = storage.read_json(_noted(access))
+    if paths is None:
+        raise SourceError(
+            f"Kaggle's files for partition {access.partition} of {access.catalog.dataset} are not kept; "
+            "run the task list_images again."
+        )
     return paths
 
 
@@ -175,15 +184,15 @@ def _read_labels(source: KaggleSource, paths: list[str]) -> dict[str, str]:
     """File name -> class, from the first two columns; empty where the dataset file names no table."""
     if source.labels is None:
         return {}
-    text = _find_table(source.labels, paths)
+    text = _find_text(source.labels, paths, "source.labels")
     rows = list(csv.reader(io.StringIO(text.removeprefix("\ufeff"))))[1:]
     if not rows or any(len(row) < 2 for row in rows if row):
         raise SourceError(f"{source.labels} is no table of Id,Category; correct source.labels.")
     return {row[0]: row[1] for row in rows if row}
 
 
-def _find_table(name: str, paths: list[str]) -> str:
-    """A table that lies beside the archives or in one; Kaggle zips some on the way."""
+def _find_text(name: str, paths: list[str], key: str) -> str:
+    """A text file that lies beside the archives or in one; Kaggle zips some on the way."""
     plain = name.rsplit("/", 1)[-1]
     for path in paths:
         is_it = path.endswith(f"-{name.replace('/', '-')}")
@@ -195,4 +204,4 @@ def _find_table(name: str, paths: list[str]) -> str:
                     content = read(LABELS_BYTES)
                     if isinstance(content, bytes):
                         return content.decode("utf-8", "replace")
-    raise SourceError(f"Kaggle offers no {name}; correct source.labels in the dataset file.")
+    raise SourceError(f"Kaggle offers no {name}; correct {key} in the dataset file.")

@@ -80,7 +80,7 @@ class Api:
         return [RemoteFile(name, None, size, version)]
 
     def _competition_files(self) -> list[RemoteFile]:
-        """The zips and the labels one by one; everything in one zip where images lie about loose."""
+        """The zips and the tables one by one; everything in one zip where images lie about loose."""
         from kagglesdk.competitions.types.competition_api_service import ApiListDataFilesRequest
 
         name = str(self._source.competition)
@@ -97,7 +97,8 @@ class Api:
         wanted = [one for one in found if one.name.endswith(".zip")]
         if not wanted:
             return [RemoteFile(f"{name}.zip", None, sum(one.total_bytes for one in found))]
-        wanted += [one for one in found if one.name == self._source.labels]
+        tables = (self._source.labels, self._source.submission)
+        wanted += [one for one in found if one.name in tables]
         return [
             RemoteFile(f"{name}-{one.name.replace('/', '-')}", one.name, one.total_bytes)
             for one in wanted

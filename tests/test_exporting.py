@@ -1,0 +1,284 @@
+"""Exported models: read back by other runtimes, equal to our own answers on every test image."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+from safetensors.torch import save
+
+from sightline import backbones, cli, exporting, images, models, storage, tables
+from sightline.backbones.inference import Network
+from sightline.backbones.preprocessing import Geometry
+from sightline.catalog import Catalog
+from sightline.classifiers import (
+    Classifier,
+    LinearSvm,
+    LogisticRegression,
+    MultilayerPerceptron,
+    Pca,
+    PortableHead,
+    RandomForest,
+    Scaler,
+)
+from sightline.config import BackboneSpec, DatasetSpec
+from sightline.errors import CheckFailed, ConfigError, TrainingError, WeightsError
+from sightline.evaluation import evaluate
+from sightline.exporting.modules import Head, Prepare
+from sightline.fine_tune_config import FineTuneSpec
+from sightline.fine_tuning.network import make_network
+from sightline.images import Pixels
+from sightline.models import Plan
+from tests.conftest import (
+    catalog_of,
+    image_row,
+    jpeg,
+    make_task,
+    store_partition,
+    store_rows,
+    write_dataset,
+)
+
+pytestmark = pytest.mark.usefixtures("one_torch_thread")
+
+DATASET = """
+source: {type: folder, path: photos}
+backbone: {name: resnet18, weights: random, image_size: 48, precision: fp32}
+reduce: {components: 4}
+"""
+SIDES = [20, 48, 49, 64, 90, 131, 200, 333]  # pixels: of those to blow up and those to shrink
+RNG = np.random.default_rng(0)
+FOREST = RandomForest(
+    roots=np.array([0, 5], np.int32),
+    features=np.array([0, 1, 0, 0, 0, 2, 0, 0], np.int32),
+    thresholds=np.array([0.1, -0.2, 0, 0, 0, 0.3, 0, 0]),
+    left=np.array([1, 3, 2, 3, 4, 6, 6, 7], np.int32),
+    right=np.array([2, 4, 2, 3, 4, 7, 6, 7], np.int32),
+    leaves=np.array([0, 0, 0, 1, 2, 0, 3, 4], np.int32),
+    votes=np.array([[1, 0], [0.2, 0.8], [0.5, 0.5], [0, 1], [0.9, 0.1]]),
+)
+HEADS: dict[str, PortableHead] = {
+    "logistic_regression": LogisticRegression(RNG.normal(size=(2, 4)), np.array([0.1, -0.1])),
+    "linear_svm": LinearSvm(RNG.normal(size=(2, 4)), np.array([0.0, 0.2])),
+    "random_forest": FOREST,
+    "multilayer_perceptron": MultilayerPerceptron(
+        np.array([4, 3, 5, 2], np.int32), RNG.normal(size=4 * 3 + 3 + 3 * 5 + 5 + 5 * 2 + 2)
+    ),
+}
+
+
+@pytest.fixture
+def spec(own_places: Path) -> DatasetSpec:
+    return write_dataset(own_places, "photos", DATASET)
+
+
+@pytest.fixture
+def catalog(spec: DatasetSpec) -> Catalog:
+    """Test images of many sizes, one of them lying on its side, and a train image."""
+    catalog, rng = catalog_of(spec), np.random.default_rng(1)
+    rows = [image_row(jpeg(rng, rng.uniform(0, 255, 3), side), "ab"[n % 2], rotation=90 * (n == 3))
+            for n, side in enumerate(SIDES)]  # fmt: skip
+    store_rows(catalog.images, rows)
+    splits = ["train", *["test"] * (len(rows) - 1)]
+    store_partition(
+        catalog.splits,
+        [
+            {"image_id": row["image_id"], "group_id": row["image_id"], "split": split}
+            for row, split in zip(rows, splits, strict=True)
+        ],
+        None,
+    )
+    return catalog
+
+
+def embed(catalog: Catalog, spec: BackboneSpec) -> str:
+    """Featurize for real, without Spark; returns the backbone's id."""
+    backbone = backbones.load_backbone(spec)
+    network = Network(backbone.module, backbone.preprocessing, "fp32")
+    rows = stored(catalog.images)
+    pixels = [images.decode_pixels(row["content"], row["rotation"]) for row in rows]
+    found = network.embed([backbone.preprocessing.prepare(one) for one in pixels])
+    backbone_id = backbone.identity("fp32")
+    features = [
+        {"image_id": row["image_id"], "backbone_id": backbone_id, "embedding": values}
+        for row, values in zip(rows, found, strict=True)
+    ]
+    store_rows(catalog.features, features, backbone_id)
+    return backbone_id
+
+
+def head_champion(catalog: Catalog, spec: DatasetSpec, kind: str) -> Plan:
+    """A head by hand on real features, evaluated and crowned."""
+    backbone_id = embed(catalog, spec.backbone)
+    features = np.array([row["embedding"] for row in stored(catalog.features)])
+    pca = Pca(features.mean(axis=0), 0.5 * np.linalg.svd(features)[2][:4], np.ones(4) / 4)
+    scaler = Scaler(np.full(4, 0.01), np.array([1.0, 2.0, 3.0, 4.0]))
+    plan = models.make_plan(spec, catalog, backbone_id)
+    models.write_plan(catalog, plan)
+    classifier = Classifier(["a", "b"], pca, scaler, HEADS[kind])
+    models.save_classifier(catalog, plan.version, classifier)
+    head = {"kind": kind, "parameters": {"trees": 2}}
+    write_model(catalog, spec, plan.version, "head", head=head, backbone_id=backbone_id)
+    task, record = make_task("evaluate")
+    evaluate(spec, catalog, task, record, plan)
+    models.crown(catalog, plan.version)
+    return plan
+
+
+def tuned_champion(catalog: Catalog, spec: DatasetSpec) -> str:
+    """A fine-tuned network with seeded weights, and its scores."""
+    tune = FineTuneSpec.model_validate(
+        {"head": {"hidden": 8, "batch_norm": True}, "precision": "fp32"}
+    )
+    backbone = backbones.load_backbone(spec.backbone)
+    network = make_network(backbone, tune.head, 2, seed=3).eval()
+    version = "00001-tuned"
+    settings = {"backbone": spec.backbone.model_dump(mode="json"), "precision": "fp32"}
+    settings |= {"settings": tune.model_dump(mode="json"), "history": []}
+    write_model(catalog, spec, version, "fine_tuned", head=None, fine_tuning=settings)
+    weights = {name: value.contiguous() for name, value in network.state_dict().items()}
+    storage.write_bytes(storage.join(catalog.model(version), "weights.safetensors"), save(weights))
+    working = Network(network, backbone.preprocessing, "fp32")
+    rows = stored(catalog.images)
+    pixels = [images.decode_pixels(row["content"], row["rotation"]) for row in rows]
+    logits = torch.from_numpy(working.embed([backbone.preprocessing.prepare(p) for p in pixels]))
+    scores = [
+        {"image_id": row["image_id"], "model_version": version, "probabilities": shares,
+         "augmented": [0.5, 0.5]}
+        for row, shares in zip(rows, logits.softmax(dim=1).numpy(), strict=True)
+    ]  # fmt: skip
+    store_partition(catalog.scores, scores, version)
+    models.crown(catalog, version)
+    return version
+
+
+def write_model(catalog: Catalog, spec: DatasetSpec, version: str, kind: str, **more: Any) -> None:
+    model = {"version": version, "kind": kind, "labels": ["a", "b"], "metrics": {}, "rows": {}}
+    model |= {"created_at": "2026-01-01T00:00:00+00:00", "fingerprint": f"of {version}"}
+    model |= {"spec": spec.model_dump(mode="json"), "backbone_id": "none"}
+    models.write_model(catalog, {**model, "tables": {"images": 1}, **more})
+
+
+def stored(table: tables.Table) -> list[dict[str, Any]]:
+    batches = tables.read_batches(table, table.schema.names)
+    return [row for batch in batches for row in batch.to_pylist()]
+
+
+def ask(url: str, pixels: Pixels) -> Any:
+    """What another program would get from a file."""
+    if url.endswith(".onnx"):
+        session = onnxruntime.InferenceSession(url, providers=["CPUExecutionProvider"])
+        return session.run(["probabilities"], {"pixels": pixels})[0]
+    return torch.export.load(url).module()(torch.from_numpy(pixels)).numpy()
+
+
+@pytest.mark.parametrize("kind", list(HEADS))
+def test_a_head_in_torch_is_the_head_in_numpy(kind: str) -> None:
+    rng = np.random.default_rng(2)
+    pca = Pca(rng.normal(size=6), rng.normal(size=(4, 6)), np.ones(4))
+    for reduction in (pca, None):
+        width = 4 if reduction is None else 6
+        classifier = Classifier(["a", "b"], reduction, Scaler(rng.normal(size=4), rng.normal(size=4)),
+                                HEADS[kind])  # fmt: skip
+        features = np.float32(rng.normal(size=(200, width)))
+        with torch.no_grad():
+            found = Head(classifier)(torch.from_numpy(features)).numpy()
+        np.testing.assert_allclose(found, classifier.probabilities(features), atol=1e-6)
+
+
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
+@pytest.mark.parametrize(("resize", "crop"), [(64, (64, 64)), (75, (64, 48)), (33, (32, 32))])
+def test_pictures_are_prepared_to_the_level(
+    interpolation: str, resize: int, crop: tuple[int, int]
+) -> None:
+    geometry = Geometry(resize, crop, interpolation, (0.4, 0.5, 0.6), (0.2, 0.3, 0.25))
+    ours = backbones.Preprocessing(lambda picture: torch.zeros(0), geometry)
+    rng = np.random.default_rng(3)
+    mean, std = (255 * torch.tensor(one)[:, None, None] for one in (geometry.mean, geometry.std))
+    for height, width in [(2, 2), (9, 400), (400, 9), (64, 64), (65, 64), (301, 200), (128, 600)]:
+        pixels = rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
+        wanted = ours.prepare(pixels).to(torch.float32)
+        found = Prepare(geometry)(torch.from_numpy(pixels))[0] * std + mean
+        levels = (found - wanted).abs()
+        assert levels.max() <= 1.01, (height, width)
+        assert (levels > 0.5).float().mean() < 0.002, (height, width)
+
+
+@pytest.mark.parametrize("kind", ["onnx", "torch"])
+def test_an_exported_head_answers_as_we_do_on_every_test_image(
+    catalog: Catalog, spec: DatasetSpec, kind: str
+) -> None:
+    plan = head_champion(catalog, spec, "logistic_regression")
+    made = exporting.export(catalog, kind)
+    assert (made.version, made.compared.images) == (plan.version, len(SIDES) - 1)
+    assert made.compared.same_class == made.compared.images
+    ours = {row["image_id"]: row["probabilities"] for row in stored(catalog.predictions)}
+    assert len({tuple(np.round(one, 3)) for one in ours.values()}) > 4  # they do differ
+    for row in stored(catalog.images)[1:]:
+        pixels = images.decode_pixels(row["content"], row["rotation"])
+        given = ask(made.url, np.ascontiguousarray(pixels))
+        assert (given.dtype, given.shape) == (np.float32, (2,))
+        np.testing.assert_allclose(given, ours[row["image_id"]], atol=1e-3)
+    facts = json.loads(storage.read_bytes(made.facts_url))
+    assert facts["labels"] == ["a", "b"]
+    assert facts["compared"]["tolerance"] == 0.001
+    assert facts["licences_of_train_images"] == {"not given": 1}
+    assert "shorter side is resized to 48 pixels (bilinear" in facts["preprocessing"]
+
+
+def test_a_forest_goes_to_onnx(catalog: Catalog, spec: DatasetSpec) -> None:
+    head_champion(catalog, spec, "random_forest")
+    made = exporting.export(catalog, "onnx")
+    assert made.compared.same_class == made.compared.images == len(SIDES) - 1
+
+
+@pytest.mark.parametrize("kind", ["onnx", "torch"])
+def test_an_exported_network_answers_as_its_plain_scores(
+    catalog: Catalog, spec: DatasetSpec, kind: str, tmp_path: Path
+) -> None:
+    version = tuned_champion(catalog, spec)
+    to = str(tmp_path / "phone" / f"cars.{kind}")
+    made = exporting.export(catalog, kind, to=to, most_images=5)
+    assert (made.version, made.url, made.compared.images) == (version, to, 5)
+    assert made.compared.largest_difference < 1e-3
+    assert Path(to).stat().st_size == made.size_bytes
+    assert Path(made.facts_url).exists()
+
+
+def test_a_file_that_answers_otherwise_is_not_kept(catalog: Catalog, spec: DatasetSpec) -> None:
+    version = tuned_champion(catalog, spec)
+    rows = [{**row, "probabilities": row["probabilities"][::-1]} for row in stored(catalog.scores)]
+    store_partition(catalog.scores, rows, version)
+    with pytest.raises(CheckFailed, match=rf"disagrees with its answers on {len(SIDES)} of"):
+        exporting.export(catalog, "torch")
+    assert storage.list_names(catalog.exports) == []
+
+
+def test_what_cannot_be_exported_is_told(catalog: Catalog, spec: DatasetSpec) -> None:
+    with pytest.raises(TrainingError, match="has no champion; run train_photos"):
+        exporting.export(catalog, "onnx")
+    with pytest.raises(ConfigError, match="has no model 'v9'; 'sightline models photos'"):
+        exporting.export(catalog, "onnx", "v9")
+    plan = head_champion(catalog, spec, "linear_svm")
+    model = models.read_model(catalog, plan.version)
+    assert model is not None
+    models.write_model(catalog, {**model, "backbone_id": "resnet18-other-12345678-fp32"})
+    with pytest.raises(
+        WeightsError, match="the backbone's weights are now those of resnet18-random0"
+    ):
+        exporting.export(catalog, "onnx")
+
+
+def test_the_command_says_what_it_has_made(
+    catalog: Catalog, spec: DatasetSpec, capsys: pytest.CaptureFixture[str]
+) -> None:
+    version = tuned_champion(catalog, spec)
+    assert cli.main(["export", "photos", "--format", "torch"]) == 0
+    said = capsys.readouterr().out
+    assert f"Model {version} of photos: {catalog.exports}/{version}.pt2 (" in said
+    assert f"on {len(SIDES)} test images: {len(SIDES)} of the same class" in said
+    assert cli.main(["export", "photos", "--format", "torch", "--version", "v9"]) == 2
+    assert "has no model 'v9'" in capsys.readouterr().err
