@@ -13,7 +13,6 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -174,9 +173,9 @@ def class_archive() -> Path:
 
 def make_class_archive() -> Path | None:
     """Make the class archive (half a minute) where it is missing or of another Spark or Java; None
-    where this JVM cannot."""
+    where this JVM cannot. Of an archive whose jars were installed anew since, Java makes no use."""
     archive = class_archive()
-    made_for, wanted = archive.with_suffix(".txt"), f"{version('pyspark')} {_java_version()}"
+    made_for, wanted = archive.with_suffix(".txt"), f"{_installed_spark()} {_java_version()}"
     if archive.exists() and made_for.exists() and made_for.read_text() == wanted:
         return archive
     archive.parent.mkdir(parents=True, exist_ok=True)
@@ -189,6 +188,14 @@ def make_class_archive() -> Path | None:
         made.replace(archive)
         made_for.write_text(wanted)
     return archive
+
+
+def _installed_spark() -> str:
+    """The version of Spark, and which of its installations it is."""
+    import pyspark
+
+    jar = next((Path(pyspark.__file__).parent / "jars").glob("spark-core_*.jar"))
+    return f"{pyspark.__version__} {jar} {jar.stat().st_mtime_ns}"
 
 
 def _warm_up(folder: Path, archive: Path) -> str:
