@@ -19,8 +19,8 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from sightline import featurization, ledger, tables
-from sightline.backbones import Backbone, load_backbone
+from sightline import ledger, tables
+from sightline.backbones import Backbone, load_backbone, worker
 from sightline.backbones.inference import Network, has_bf16
 from sightline.backbones.worker import prepare_picture
 from sightline.catalog import Catalog
@@ -150,7 +150,7 @@ def test_a_file_of_many_row_groups_is_featurized_whole_and_only_what_is_missing(
     part_bytes: int,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(featurization, "PART_BYTES", part_bytes)
+    monkeypatch.setattr(worker, "PART_BYTES", part_bytes)
     rows = photos(11)
     folder = Path(tables.new_folder(catalog.images))
     folder.mkdir(parents=True)
