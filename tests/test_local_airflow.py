@@ -234,6 +234,9 @@ def test_a_person_s_answer_lets_the_model_serve_or_leaves_the_champion(
         assert question["subject"] == "Shall the new model of asked serve?"
         assert question["body"].strip() == "| new | champion |\n\nReport: /reports/page.html"
         assert models.read_champion(catalog) == champion  # as long as nobody has answered
+        # Nobody answers before the process that asked has ended; Airflow would kill it for that.
+        asked = client._request("GET", url.removesuffix("/-1")).json()
+        wait_until(lambda pid=asked["pid"]: not pid or not psutil.pid_exists(pid), "its end")
         given = client._request("PATCH", f"{url}/hitlDetails", json={"chosen_options": [answer]})
         assert given.is_success, given.text
         assert run.wait() == 0, run.said
