@@ -12,6 +12,7 @@ from sightline.catalog import Catalog
 from sightline.config import BackboneSpec
 from sightline.errors import TrainingError
 from sightline.exporting.formats import Answer
+from sightline.fine_tuning.tuned_models import PRECISION
 from sightline.images import Pixels
 
 Array = np.ndarray[Any, Any]
@@ -67,7 +68,7 @@ def tolerance_of(model: dict[str, Any]) -> float:
 def precision_of(model: dict[str, Any]) -> str:
     """The precision that our own answers were made in."""
     if model["kind"] == models.FINE_TUNED:
-        return str(model["fine_tuning"]["precision"])
+        return PRECISION
     return str(model["backbone_id"]).rpartition("-")[2]
 
 

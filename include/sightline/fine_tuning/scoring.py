@@ -20,7 +20,7 @@ from sightline.backbones.worker import Part, ahead, borrowed, parts_of, prepared
 from sightline.batches import to_lists
 from sightline.catalog import Catalog
 from sightline.fine_tuning.augmentation import View, views
-from sightline.fine_tuning.tuned_models import TunedModel
+from sightline.fine_tuning.tuned_models import PRECISION, TunedModel
 from sightline.progress import Progress
 from sightline.schemas import SCORES
 from sightline.tables import Writer
@@ -153,6 +153,5 @@ def score_batch(image_ids: pa.Array, version: str, shares: Array) -> pa.RecordBa
 
 
 def _build(model: TunedModel, device: str) -> Network:
-    """In fp32, whatever it was trained in: what is published and exported is the reference."""
     module, preprocessing = model.build()
-    return Network(module, preprocessing, "fp32", device)
+    return Network(module, preprocessing, PRECISION, device)

@@ -14,6 +14,8 @@ from sightline.fine_tune_config import FineTuneSpec
 from sightline.fine_tuning.checkpoints import Tensors
 from sightline.fine_tuning.network import TunedNetwork, empty_network
 
+PRECISION = "fp32"  # of every answer, whatever the training's: what is published is the reference
+
 
 @dataclass(frozen=True)
 class TunedModel:
@@ -23,7 +25,6 @@ class TunedModel:
     labels: list[str]
     backbone: BackboneSpec
     fine_tune: FineTuneSpec
-    precision: str
     packed: bytes
 
     def build(self) -> tuple[TunedNetwork, Preprocessing]:
@@ -45,7 +46,6 @@ def load_tuned(catalog: Catalog, version: str) -> TunedModel:
         model["labels"],
         BackboneSpec.model_validate(model["fine_tuning"]["backbone"]),
         FineTuneSpec.model_validate(model["fine_tuning"]["settings"]),
-        model["fine_tuning"]["precision"],
         storage.read_bytes(weights_url(catalog, version)),
     )
 
