@@ -100,7 +100,8 @@ class Network:
             self._forward(batch)
         except Exception as error:  # each of the compiler's passes raises its own
             self._module, self._is_compiled = eager, False
-            log.warning("Not compiled (%s); goes on without.", type(error).__name__)
+            reason = " ".join(str(error).split())[:300]
+            log.warning("Not compiled (%s: %s); goes on without.", type(error).__name__, reason)
 
     def _forward(self, batch: "torch.Tensor") -> "torch.Tensor":
         """(n, 3, h, w) to (n, dim)."""
