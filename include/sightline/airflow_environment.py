@@ -130,7 +130,7 @@ def _options(settings: Settings, port: int) -> dict[str, str]:
         "api__base_url": address,
         "api__workers": "1",
         "dag_processor__refresh_interval": "10",
-        "dag_processor__min_file_process_interval": "15",
+        "dag_processor__min_file_process_interval": "30",
         "dag_processor__dag_bundle_storage_path": str(places.home / "bundles"),
         "dag_processor__print_stats_interval": "0",
         # The next task starts 0.2 s after the one before it instead of 1 s ...
