@@ -53,6 +53,25 @@ def candidates(spec: DatasetSpec, plan: Plan) -> dict[str, str]:
     return {**versions, FINE_TUNED: f"{plan.version}-tuned"} if spec.fine_tune else versions
 
 
+def describe(spec: DatasetSpec, catalog: Catalog, plan: Plan, kind: str) -> dict[str, Any]:
+    """What the model.json of a candidate says whatever its kind; it is created now."""
+    return {
+        "version": candidates(spec, plan)[kind],
+        "kind": kind,
+        "fingerprint": plan.fingerprint,
+        "dataset": spec.name,
+        "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "backbone_id": plan.backbone_id,
+        "spec": spec.model_dump(mode="json"),
+        "tables": {
+            "images": plan.images_version,
+            "features": plan.features_version,
+            "splits": tables.current_version(catalog.splits),
+        },
+        "metrics": {},  # `evaluate` fills them in
+    }
+
+
 def write_plan(catalog: Catalog, plan: Plan) -> None:
     """Keep a plan for the tasks that follow it."""
     storage.write_json(_url(catalog, plan.version, "plan.json"), asdict(plan))
