@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from sightline import lookup, storage, tables
+from sightline import lookup, models, storage, tables
 from sightline.catalog import Catalog
 from sightline.config import DatasetSpec
 from sightline.errors import TrainingError
@@ -65,11 +65,7 @@ def build_training_set(
     with tables.query(images=images, splits=catalog.splits) as sql:
         found = sql(CLASSES)
     labels = found["label"].to_pylist()
-    if len(labels) < 2:
-        raise TrainingError(
-            f"Dataset {spec.name} has {len(labels)} class(es) in its train split "
-            f"({', '.join(labels)}); a classifier needs two, so add images of another class."
-        )
+    models.refuse_too_few_classes(spec, labels)
     share = 0.0 if _has_val_split(catalog) else validation_share
     groups, counts = list[RowGroup](), np.zeros((2, len(labels)), dtype=np.int64)
     for number, url in enumerate(tables.file_urls(catalog.images, plan.images_version)):

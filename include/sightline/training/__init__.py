@@ -110,11 +110,7 @@ def _count_classes(spec: DatasetSpec, train: TrainSpec, rows: "DataFrame") -> di
     ]
     found = rows.groupBy("label").agg(*counting).collect()
     counts = {row["label"]: row["images"] for row in found}
-    if len(counts) < 2:
-        raise TrainingError(
-            f"Dataset {spec.name} has {len(counts)} class(es) in its train split "
-            f"({', '.join(counts)}); a classifier needs two, so add images of another class."
-        )
+    models.refuse_too_few_classes(spec, counts)
     most = max(row["apart"] for row in found)
     if most < train.folds:
         raise TrainingError(
