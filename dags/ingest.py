@@ -10,8 +10,8 @@ from airflow.sdk import DAG, BaseOperator, CronPartitionTimetable, chain
 from sightline import stages
 from sightline.config import DatasetSpec, dataset_files, read_dataset
 from sightline.errors import ConfigError
+from sightline.operators import FLICKR_POOL
 from sightline.orchestration import (
-    FLICKR_POOL,
     RETRIES,
     features_asset,
     python_stage,

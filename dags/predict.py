@@ -12,13 +12,13 @@ from sightline.errors import ConfigError
 from sightline.orchestration import (
     RETRIES,
     WANTED,
-    WHOLE,
     model_asset,
     python_stage,
     spark_stage,
 )
 from sightline.source_config import KaggleSource
 from sightline.spark_workers import TORCH_WORKERS
+from sightline.work import WHOLE
 
 SCORE = "Lets a fine-tuned champion look at images that came after it; of a head there is nothing to do."
 SCORING = {

@@ -10,11 +10,10 @@ from airflow.sdk import DAG, FixedKeyMapper, PartitionedAssetTimetable, chain
 from sightline import stages
 from sightline.config import DatasetSpec, dataset_files, read_dataset
 from sightline.errors import ConfigError
+from sightline.operators import SparkStageOperator
 from sightline.orchestration import (
     RETRIES,
     VERSION,
-    WHOLE,
-    SparkStageOperator,
     approval_stage,
     features_asset,
     model_asset,
@@ -23,6 +22,7 @@ from sightline.orchestration import (
     wait_for_ingests,
 )
 from sightline.spark_workers import TORCH_WORKERS
+from sightline.work import WHOLE
 
 REDUCE = "Fits PCA on the train split only and projects every embedding."
 TRAIN = "Fits the head on the train split, its settings chosen by cross-validation."

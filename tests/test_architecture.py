@@ -23,7 +23,7 @@ STAGES = {
     "publishing", "validation", "reporting", "lineage", "preflight", "fine_tuning", "predicting",
     "submission", "tracking",
 }  # fmt: skip
-KNOW_AIRFLOW = {"orchestration", "stages"}
+KNOW_AIRFLOW = {"work", "operators", "orchestration", "stages"}
 KNOW_TORCH = {"backbones", "featurization", "fine_tuning", "exporting", "worker_daemon"}
 
 

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.sdk.exceptions import AirflowSkipException
 
-from sightline.orchestration import WHOLE, Work, features_asset, model_asset
+from sightline.orchestration import features_asset, model_asset
+from sightline.work import WHOLE, Work
 
 if TYPE_CHECKING:
     from sightline.models import Plan
