@@ -10,12 +10,13 @@ from datetime import timedelta
 from typing import Any
 
 from airflow.providers.standard.operators.python import PythonOperator
-from airflow.sdk import DAG, Asset, task
+from airflow.sdk import DAG, Asset, FixedKeyMapper, PartitionedAssetTimetable, task
 from airflow.sdk.exceptions import AirflowFailException
 
-from sightline.config import DatasetSpec
+from sightline.config import DatasetSpec, dataset_files, read_dataset
+from sightline.errors import ConfigError
 from sightline.operators import ApprovalStage, SparkStageOperator, StageOperator
-from sightline.work import Work, partition_template
+from sightline.work import WHOLE, Work, partition_template
 
 log = logging.getLogger(__name__)
 
@@ -83,6 +84,27 @@ def wait_for_ingests(spec: DatasetSpec) -> Any:
         return bool(count == 0)
 
     return wait()
+
+
+def when_changed(asset: Asset) -> PartitionedAssetTimetable:
+    """The schedule of what follows an asset; all partitions become one key, so a backfill starts one run."""
+    return PartitionedAssetTimetable(assets=asset, default_partition_mapper=FixedKeyMapper(WHOLE))
+
+
+def dataset_dags(
+    kind: str, build: Callable[[DatasetSpec], DAG], refuses: bool = False
+) -> dict[str, DAG]:
+    """The DAGs <kind>_<dataset> of all dataset files, by their ids. A file that cannot be read is left out
+    but where this kind refuses: there a DAG stands in the UI and says what is wrong with it."""
+    dags = {}
+    for path in dataset_files():
+        dag_id = f"{kind}_{path.stem}"
+        try:
+            dags[dag_id] = build(read_dataset(path))
+        except ConfigError as error:
+            if refuses:
+                dags[dag_id] = refusing_dag(dag_id, str(error))
+    return dags
 
 
 def refusing_dag(dag_id: str, sentence: str) -> DAG:
