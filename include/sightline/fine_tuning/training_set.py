@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from sightline import lookup, models, storage, tables
+from sightline import lookup, models, parquet, storage, tables
 from sightline.catalog import Catalog
 from sightline.config import DatasetSpec
 from sightline.errors import TrainingError
@@ -90,7 +90,7 @@ def is_held_out(group_id: str, share: float) -> bool:
 
 def read_list(group: RowGroup, *, validation: bool) -> list[tuple[int, int]]:
     """The (row, label) pairs of a row group's train or validation images."""
-    with _opened(group.list_url) as file:
+    with parquet.opened(group.list_url, pre_buffer=False) as file:
         rows = file.read_row_group(group.place).to_pylist()
     return [(row["row"], row["label"]) for row in rows if row["is_validation"] == validation]
 
@@ -105,7 +105,7 @@ def _lists(
 ) -> Iterator[tuple[int, pa.RecordBatch]]:
     """The rows of LIST of each row group of a file that has any."""
     places = {label: place for place, label in enumerate(labels)}
-    with _opened(url) as file:
+    with parquet.opened(url, pre_buffer=False) as file:
         for number in range(file.num_row_groups):
             held = file.read_row_group(number, columns=["image_id", "label"]).to_pylist()
             ids = [row["image_id"] for row in held]
@@ -142,8 +142,3 @@ def _write_lists(lists: dict[int, pa.RecordBatch], url: str, list_url: str) -> l
         train = len(rows) - validation
         groups.append(RowGroup(url, number, list_url, place, train, validation))
     return groups
-
-
-def _opened(url: str) -> Any:
-    fs, path = storage.filesystem(url)
-    return pq.ParquetFile(path, filesystem=fs, pre_buffer=False)
