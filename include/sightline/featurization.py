@@ -171,13 +171,10 @@ def _pending(
 def _featurize_chunk(
     session: "SparkSession", catalog: Catalog, task: TaskRun, work: Work, chunk: Pending
 ) -> None:
-    from pyspark.sql.pandas.types import from_arrow_schema
-
     missing = None if chunk.is_whole else _missing(catalog, work.backbone_id, chunk.url)
     parts = parts_of(chunk.url, missing)
     numbers = session.range(len(parts), numPartitions=len(parts))
-    features = numbers.mapInArrow(embed_parts(work, parts), from_arrow_schema(FEATURES))
-    urls = spark.write_files(features, tables.new_folder(catalog.features))
+    urls = spark.write_made(numbers, embed_parts(work, parts), catalog.features)
     tables.append_new(catalog.features, urls, work.backbone_id, task.writer)
 
 

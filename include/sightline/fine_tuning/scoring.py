@@ -97,12 +97,9 @@ def _judged(catalog: Catalog, rows: list[dict[str, Any]]) -> frozenset[str]:
 def _score_chunk(
     session: "SparkSession", catalog: Catalog, work: _Work, chunk: _Chunk, writer: Writer
 ) -> None:
-    from pyspark.sql.pandas.types import from_arrow_schema
-
     parts = parts_of(chunk.url, chunk.wanted)
     numbers = session.range(len(parts), numPartitions=len(parts))
-    scores = numbers.mapInArrow(score_parts(work, parts), from_arrow_schema(SCORES))
-    urls = spark.write_files(scores, tables.new_folder(catalog.scores))
+    urls = spark.write_made(numbers, score_parts(work, parts), catalog.scores)
     tables.append_new(catalog.scores, urls, work.version, writer)
 
 
