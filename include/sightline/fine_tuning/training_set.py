@@ -7,6 +7,7 @@ images straight from the table and holds one list at a time.
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -105,23 +106,29 @@ def _lists(
 ) -> Iterator[tuple[int, pa.RecordBatch]]:
     """The rows of LIST of each row group of a file that has any."""
     places = {label: place for place, label in enumerate(labels)}
+    groups = _read_groups(url)
+    ids = [one["image_id"] for group in groups for one in group]
+    splits = lookup.rows_of(catalog.splits, "image_id", ids).to_pylist()
+    known = {row["image_id"]: row for row in splits if row["split"] in ("train", "val")}
+    for number, group in enumerate(groups):
+        rows = [
+            {
+                "row": row,
+                "label": places[one["label"]],
+                "is_validation": _validates(known[one["image_id"]], validation_share),
+            }
+            for row, one in enumerate(group)
+            if one["image_id"] in known and one["label"] in places
+        ]
+        if rows:
+            yield number, pa.RecordBatch.from_pylist(rows, schema=LIST)
+
+
+def _read_groups(url: str) -> list[list[dict[str, Any]]]:
+    """Ids and labels of each row group's images."""
     with parquet.opened(url, pre_buffer=False) as file:
-        for number in range(file.num_row_groups):
-            held = file.read_row_group(number, columns=["image_id", "label"]).to_pylist()
-            ids = [row["image_id"] for row in held]
-            splits = lookup.rows_of(catalog.splits, "image_id", ids).to_pylist()
-            known = {row["image_id"]: row for row in splits if row["split"] in ("train", "val")}
-            rows = [
-                {
-                    "row": row,
-                    "label": places[one["label"]],
-                    "is_validation": _validates(known[one["image_id"]], validation_share),
-                }
-                for row, one in enumerate(held)
-                if one["image_id"] in known and one["label"] in places
-            ]
-            if rows:
-                yield number, pa.RecordBatch.from_pylist(rows, schema=LIST)
+        read = partial(file.read_row_group, columns=["image_id", "label"])
+        return [read(number).to_pylist() for number in range(file.num_row_groups)]
 
 
 def _validates(split: dict[str, Any], share: float) -> bool:
