@@ -4,7 +4,6 @@ A list names the labelled rows of the train and val splits by their places, so t
 images straight from the table and holds one list at a time.
 """
 
-import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -18,6 +17,7 @@ from sightline import lookup, models, parquet, storage, tables
 from sightline.catalog import Catalog
 from sightline.config import DatasetSpec
 from sightline.errors import TrainingError
+from sightline.hashing import place_of
 from sightline.models import Plan
 
 LIST = pa.schema(
@@ -85,8 +85,7 @@ def build_training_set(
 
 def is_held_out(group_id: str, share: float) -> bool:
     """Whether a near-duplicate group of the train split validates: by its hash, the same for ever."""
-    digest = hashlib.sha256(f"validation/{group_id}".encode()).digest()
-    return int.from_bytes(digest[:8], "big") / 2**64 < share
+    return place_of(f"validation/{group_id}") < share
 
 
 def read_list(group: RowGroup, *, validation: bool) -> list[tuple[int, int]]:
