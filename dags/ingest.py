@@ -8,14 +8,13 @@ from datetime import timedelta
 from airflow.sdk import DAG, BaseOperator, CronPartitionTimetable, chain
 
 from sightline import stages
-from sightline.config import DatasetSpec, dataset_files, read_dataset
-from sightline.errors import ConfigError
+from sightline.config import DatasetSpec
+from sightline.operators import FLICKR_POOL
 from sightline.orchestration import (
-    FLICKR_POOL,
     RETRIES,
+    dataset_dags,
     features_asset,
     python_stage,
-    refusing_dag,
     spark_stage,
 )
 from sightline.spark_workers import FETCH_WORKERS, TORCH_WORKERS
@@ -71,8 +70,4 @@ def build(spec: DatasetSpec) -> DAG:
     return dag
 
 
-for path in dataset_files():
-    try:
-        globals()[f"ingest_{path.stem}"] = build(read_dataset(path))
-    except ConfigError as error:
-        globals()[f"ingest_{path.stem}"] = refusing_dag(f"ingest_{path.stem}", str(error))
+globals().update(dataset_dags("ingest", build, refuses=True))

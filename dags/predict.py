@@ -4,18 +4,18 @@ Starts when another champion serves, and by hand. The answers lie in the table `
 predicted/<version>.csv; a competition's submission lies beside, in the form of its sample file.
 """
 
-from airflow.sdk import DAG, FixedKeyMapper, Param, PartitionedAssetTimetable, chain
+from airflow.sdk import DAG, Param, chain
 
 from sightline import stages
-from sightline.config import DatasetSpec, dataset_files, read_dataset
-from sightline.errors import ConfigError
+from sightline.config import DatasetSpec
 from sightline.orchestration import (
     RETRIES,
     WANTED,
-    WHOLE,
+    dataset_dags,
     model_asset,
     python_stage,
     spark_stage,
+    when_changed,
 )
 from sightline.source_config import KaggleSource
 from sightline.spark_workers import TORCH_WORKERS
@@ -33,9 +33,7 @@ def build(spec: DatasetSpec) -> DAG:
     with DAG(
         dag_id=f"predict_{spec.name}",
         description=f"What the champion says of images of {spec.name} that nobody has labelled.",
-        schedule=PartitionedAssetTimetable(
-            assets=model_asset(spec.name), default_partition_mapper=FixedKeyMapper(WHOLE)
-        ),
+        schedule=when_changed(model_asset(spec.name)),
         catchup=False,
         max_active_runs=1,
         default_args=RETRIES,
@@ -60,8 +58,4 @@ def build(spec: DatasetSpec) -> DAG:
     return dag
 
 
-for path in dataset_files():
-    try:
-        globals()[f"predict_{path.stem}"] = build(read_dataset(path))
-    except ConfigError:
-        continue  # ingest_<dataset> stands in the UI and says what is wrong with the file
+globals().update(dataset_dags("predict", build))

@@ -9,7 +9,9 @@ from airflow.sdk import DAG, Param, chain
 
 from sightline import stages
 from sightline.config import dataset_files
-from sightline.orchestration import RETRIES, WHOLE, SparkStageOperator, StageOperator
+from sightline.operators import SparkStageOperator, StageOperator
+from sightline.orchestration import RETRIES
+from sightline.work import WHOLE
 
 STUDY = "Trains the dataset's network once for each number of workers and each batch size."
 DATASET = "{{ params.dataset }}"

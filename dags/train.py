@@ -5,22 +5,22 @@ backfill trains once, and stops at once when the champion already knows these fe
 trained side by side and judged together; the better one serves if the gate lets it.
 """
 
-from airflow.sdk import DAG, FixedKeyMapper, PartitionedAssetTimetable, chain
+from airflow.sdk import DAG, chain
 
 from sightline import stages
-from sightline.config import DatasetSpec, dataset_files, read_dataset
-from sightline.errors import ConfigError
+from sightline.config import DatasetSpec
+from sightline.operators import SparkStageOperator
 from sightline.orchestration import (
     RETRIES,
     VERSION,
-    WHOLE,
-    SparkStageOperator,
     approval_stage,
+    dataset_dags,
     features_asset,
     model_asset,
     python_stage,
     spark_stage,
     wait_for_ingests,
+    when_changed,
 )
 from sightline.spark_workers import TORCH_WORKERS
 
@@ -35,9 +35,7 @@ def build(spec: DatasetSpec) -> DAG:
     with DAG(
         dag_id=f"train_{spec.name}",
         description=f"A classifier of {spec.name}, with its evaluation and report.",
-        schedule=PartitionedAssetTimetable(
-            assets=features_asset(spec.name), default_partition_mapper=FixedKeyMapper(WHOLE)
-        ),
+        schedule=when_changed(features_asset(spec.name)),
         catchup=False,
         max_active_runs=1,
         default_args=RETRIES,
@@ -72,8 +70,4 @@ def candidates(spec: DatasetSpec) -> list[list[SparkStageOperator]]:
     return branches
 
 
-for path in dataset_files():
-    try:
-        globals()[f"train_{path.stem}"] = build(read_dataset(path))
-    except ConfigError:
-        continue  # ingest_<dataset> stands in the UI and says what is wrong with the file
+globals().update(dataset_dags("train", build))

@@ -92,6 +92,12 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", "--lazy", str(disk)], check=True)
 
 
+@pytest.fixture
+def catalog(spec: DatasetSpec) -> Catalog:
+    """The catalog of the dataset that a test module's own fixture `spec` has written."""
+    return catalog_of(spec)
+
+
 class QuietHandler(http.server.SimpleHTTPRequestHandler):
     """The standard library's file server without its log."""
 

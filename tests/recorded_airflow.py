@@ -1,12 +1,13 @@
 """A server on 127.0.0.1 that answers as a recorded Airflow did, and notes what it was asked."""
 
-import json
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import ThreadingHTTPServer
 from typing import Any
+
+from tests.servers.answering import JsonHandler
 
 Answer = tuple[int, Any]  # status and JSON
 
@@ -34,24 +35,16 @@ class RecordedAirflow:
 def serve(recorded: RecordedAirflow) -> Iterator[RecordedAirflow]:
     """Serve until the end of the block."""
 
-    class Handler(BaseHTTPRequestHandler):
+    class Handler(JsonHandler):
         protocol_version = "HTTP/1.1"
 
         def handle_any(self) -> None:
             self.rfile.read(int(self.headers.get("Content-Length") or 0))
             token = self.headers.get("Authorization", "")
             status, value = recorded.answer(self.command, self.path, token)
-            content = json.dumps(value).encode()
-            self.send_response(status)
-            self.send_header("Content-Type", "application/json")
-            self.send_header("Content-Length", str(len(content)))
-            self.end_headers()
-            self.wfile.write(content)
+            self.answer_json(value, status)
 
         do_GET = do_POST = do_PATCH = handle_any  # noqa: N815 (http.server's names)
-
-        def log_message(self, format: str, *arguments: Any) -> None:
-            """Say nothing on stderr."""
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.daemon_threads = True

@@ -12,7 +12,8 @@ from airflow.sdk.exceptions import AirflowFailException
 
 from sightline import models
 from sightline.catalog import Catalog
-from sightline.orchestration import ApprovalStage, approval_stage
+from sightline.operators import ApprovalStage
+from sightline.orchestration import approval_stage
 from tests.conftest import catalog_of, write_dataset
 
 DECISION = {"chosen": "v1", "passed": True, "reasons": ["Too bad."], "approval": None}

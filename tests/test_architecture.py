@@ -12,7 +12,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 FOUNDATIONS = {
     "errors", "settings", "config", "backbone_names", "storage", "schemas", "tables", "catalog",
     "images", "progress", "spark", "source_config", "fine_tune_config", "batches", "classifiers",
-    "lookup", "spark_workers",
+    "lookup", "parquet", "hashing", "spark_workers",
 }  # fmt: skip
 MIDDLE = {
     "sources", "backbones", "models", "ledger", "rejection", "principal_components", "embeddings",
@@ -23,7 +23,7 @@ STAGES = {
     "publishing", "validation", "reporting", "lineage", "preflight", "fine_tuning", "predicting",
     "submission", "tracking",
 }  # fmt: skip
-KNOW_AIRFLOW = {"orchestration", "stages"}
+KNOW_AIRFLOW = {"work", "operators", "orchestration", "stages"}
 KNOW_TORCH = {"backbones", "featurization", "fine_tuning", "exporting", "worker_daemon"}
 
 

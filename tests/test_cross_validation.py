@@ -24,7 +24,7 @@ from sightline.reduction import reduce_features
 from sightline.training import train_classifier
 from sightline.training.cross_validation import fit_pcas, project_rows
 from sightline.training.folds import at_home, deal_folds
-from tests.conftest import catalog_of, make_task, store_embeddings, store_rows, write_dataset
+from tests.conftest import make_task, store_embeddings, store_rows, write_dataset
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -109,11 +109,6 @@ LABELS = ["bus", "car"] * 60
 @pytest.fixture
 def spec(own_places: Path) -> DatasetSpec:
     return write_dataset(own_places, "photos", DATASET)
-
-
-@pytest.fixture
-def catalog(spec: DatasetSpec) -> Catalog:
-    return catalog_of(spec)
 
 
 def with_outliers(spark: "SparkSession") -> tuple[Array, Array]:

@@ -24,11 +24,6 @@ def spec(own_places: Path) -> DatasetSpec:
     return write_dataset(own_places, "photos", DATASET)
 
 
-@pytest.fixture
-def catalog(spec: DatasetSpec) -> Catalog:
-    return catalog_of(spec)
-
-
 LABELS = ["left", "right", "left", "right", "left", "right", "left", "up", None]
 SPLITS = ["train"] * 4 + ["test"] * 5
 GROUPS: list[str] | None = None  # of near-copies; default: each image is its own

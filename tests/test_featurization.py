@@ -56,11 +56,6 @@ def spec(own_places: Path) -> DatasetSpec:
     return write_dataset(own_places, "photos", DATASET)
 
 
-@pytest.fixture
-def catalog(spec: DatasetSpec) -> Catalog:
-    return catalog_of(spec)
-
-
 @pytest.fixture(scope="module")
 def backbone(one_torch_thread: None) -> Backbone:
     return load_backbone(SPEC)

@@ -28,39 +28,18 @@ from sightline.fine_tuning.training_set import TrainingSet, build_training_set, 
 from sightline.fine_tuning.tuned_models import load_tuned
 from sightline.ledger import Record
 from sightline.models import Plan
-from tests.conftest import catalog_of, image_row, jpeg, make_task, store_rows, write_dataset
+from tests.colours import COLOURS, make_colours
+from tests.conftest import catalog_of, image_row, jpeg, make_task, store_rows
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
 pytestmark = pytest.mark.usefixtures("one_torch_thread")
 
-DATASET = """
-source: {type: folder, path: photos}
-backbone: {name: resnet18, weights: random, image_size: 32, precision: fp32}
-fine_tune:
-  trainable: all
-  epochs: 4
-  batch_size: 12
-  learning_rate: 0.01
-  precision: fp32
-  validation_share: 0.2
-  test_time_augmentation: [flips]
-"""
-COLOURS = {"blue": (20, 40, 200), "green": (30, 180, 40), "red": (210, 30, 30)}
-FILES, IMAGES_A_FILE = 4, 15
-
 
 @pytest.fixture
 def spec(own_places: Path) -> DatasetSpec:
-    return write_dataset(own_places, "colours", DATASET)
-
-
-@pytest.fixture
-def catalog(spec: DatasetSpec) -> Catalog:
-    catalog = catalog_of(spec)
-    store_colours(catalog)
-    return catalog
+    return make_colours(own_places)
 
 
 @pytest.fixture
@@ -68,24 +47,6 @@ def plan(spec: DatasetSpec, catalog: Catalog) -> Plan:
     plan = models.make_plan(spec, catalog, "none")
     models.write_plan(catalog, plan)
     return plan
-
-
-def store_colours(catalog: Catalog) -> None:
-    """Sixty pictures of three colours in four files; every fifth is a test image."""
-    rng = np.random.default_rng(0)
-    names = sorted(COLOURS)
-    for number in range(FILES):
-        labels = [names[index % 3] for index in range(IMAGES_A_FILE)]
-        rows = [image_row(jpeg(rng, np.array(COLOURS[one]), 40), one) for one in labels]
-        store_rows(catalog.images, rows)
-        splits = ["test" if index % 5 == number else "train" for index in range(IMAGES_A_FILE)]
-        store_rows(
-            catalog.splits,
-            [
-                {"image_id": row["image_id"], "group_id": row["phash"], "split": split}
-                for row, split in zip(rows, splits, strict=True)
-            ],
-        )
 
 
 def training_set(

@@ -13,8 +13,8 @@ from sightline.featurization import featurize
 from sightline.models import Plan
 from sightline.reduction import reduce_features
 from sightline.training import train_classifier
+from tests.colours import store_colours
 from tests.conftest import catalog_of, make_task, write_dataset
-from tests.test_fine_tuning import store_colours
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession

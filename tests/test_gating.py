@@ -14,7 +14,7 @@ from sightline.config import DatasetSpec, GateSpec
 from sightline.errors import ConfigError, TrainingError
 from sightline.gating import compare, decide, describe
 from sightline.models import Plan
-from tests.conftest import catalog_of, make_task, store_partition, write_dataset
+from tests.conftest import make_task, store_partition, write_dataset
 
 DATASET = "source: {type: digits}\nfine_tune: {}\n"
 IMAGES = 200  # test images of every model here
@@ -29,11 +29,6 @@ counts = st.tuples(st.integers(1, 400), st.integers(0, 400), st.integers(0, 400)
 @pytest.fixture
 def spec(own_places: Path) -> DatasetSpec:
     return write_dataset(own_places, "digits", DATASET)
-
-
-@pytest.fixture
-def catalog(spec: DatasetSpec) -> Catalog:
-    return catalog_of(spec)
 
 
 def predicted(

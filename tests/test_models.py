@@ -13,7 +13,7 @@ from sightline.classifiers import Classifier, LogisticRegression, Pca, Scaler, a
 from sightline.config import BackboneSpec, DatasetSpec, ReduceSpec, SplitSpec, TrainSpec
 from sightline.errors import TrainingError
 from sightline.models import make_plan
-from tests.conftest import catalog_of, made_up_image_row, store_embeddings, store_rows
+from tests.conftest import made_up_image_row, store_embeddings, store_rows
 from tests.conftest import write_dataset as write
 
 DATASET = "source: {type: folder, path: photos}\n"
@@ -22,11 +22,6 @@ DATASET = "source: {type: folder, path: photos}\n"
 @pytest.fixture
 def spec(own_places: Path) -> DatasetSpec:
     return write(own_places, "photos", DATASET)
-
-
-@pytest.fixture
-def catalog(spec: DatasetSpec) -> Catalog:
-    return catalog_of(spec)
 
 
 def test_the_same_inputs_give_the_same_version(spec: DatasetSpec, catalog: Catalog) -> None:

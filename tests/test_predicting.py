@@ -16,9 +16,9 @@ from sightline.classifiers import Classifier, LogisticRegression, Scaler
 from sightline.config import DatasetSpec
 from sightline.errors import ConfigError, TrainingError
 from sightline.ledger import Record
-from sightline.orchestration import Work
 from sightline.predicting import answers_url, defuse, predict
 from sightline.wanted_images import ALL, UNLABELLED, from_text, of_champion
+from sightline.work import Work
 from tests.conftest import (
     catalog_of,
     made_up_image_row,

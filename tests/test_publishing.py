@@ -12,17 +12,12 @@ from sightline.errors import CheckFailed, ConfigError, TrainingError
 from sightline.ledger import Record
 from sightline.models import Plan, make_plan
 from sightline.publishing import nothing_new, publish, rejection, roll_back, succession
-from tests.conftest import catalog_of, make_task, write_dataset
+from tests.conftest import make_task, write_dataset
 
 
 @pytest.fixture
 def spec(own_places: Path) -> DatasetSpec:
     return write_dataset(own_places, "photos", "source: {type: folder, path: photos}\n")
-
-
-@pytest.fixture
-def catalog(spec: DatasetSpec) -> Catalog:
-    return catalog_of(spec)
 
 
 def model_of(version: str, accuracy: float = 0.9) -> dict[str, Any]:

@@ -38,11 +38,6 @@ def spec(own_places: Path) -> DatasetSpec:
     return write_dataset(own_places, "photos", DATASET)
 
 
-@pytest.fixture
-def catalog(spec: DatasetSpec) -> Catalog:
-    return catalog_of(spec)
-
-
 def plain(rows: int = 60, dim: int = 12, seed: int = 0) -> Array:
     """Columns of falling spread, so that components are well apart."""
     rng = np.random.default_rng(seed)

@@ -13,8 +13,8 @@ from sightline.fine_tuning import scaling
 from sightline.fine_tuning.scaling import StudySpec, with_efficiency
 from sightline.ledger import Record
 from sightline.reporting.study import render, write_study
-from tests.conftest import catalog_of, make_task, write_dataset
-from tests.test_fine_tuning import DATASET, store_colours
+from tests.colours import make_colours
+from tests.conftest import make_task
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -52,14 +52,7 @@ def test_efficiency_is_the_speed_a_worker_beside_the_fewest() -> None:
 
 @pytest.fixture
 def spec(own_places: Path) -> DatasetSpec:
-    return write_dataset(own_places, "colours", DATASET)
-
-
-@pytest.fixture
-def catalog(spec: DatasetSpec) -> Catalog:
-    catalog = catalog_of(spec)
-    store_colours(catalog)
-    return catalog
+    return make_colours(own_places)
 
 
 def run(spark: "SparkSession", spec: DatasetSpec, catalog: Catalog) -> Record:

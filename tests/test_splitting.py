@@ -13,7 +13,7 @@ from sightline.catalog import Catalog
 from sightline.config import DatasetSpec, SplitSpec
 from sightline.errors import TrainingError
 from sightline.splitting import choose_split, split_images
-from tests.conftest import catalog_of, made_up_image_row, make_task, store_rows, write_dataset
+from tests.conftest import made_up_image_row, make_task, store_rows, write_dataset
 
 DATASET = "source: {type: folder, path: photos}\n"
 GROUPS = st.text(st.sampled_from("0123456789abcdef"), min_size=16, max_size=16)
@@ -23,11 +23,6 @@ SHARES = st.builds(SplitSpec, test=st.floats(0.01, 0.49), val=st.floats(0, 0.49)
 @pytest.fixture
 def spec(own_places: Path) -> DatasetSpec:
     return write_dataset(own_places, "photos", DATASET)
-
-
-@pytest.fixture
-def catalog(spec: DatasetSpec) -> Catalog:
-    return catalog_of(spec)
 
 
 def image(number: int, group: int | None = None, hint: str | None = None) -> dict[str, Any]:

@@ -38,11 +38,6 @@ def spec(own_places: Path) -> DatasetSpec:
     return write_dataset(own_places, "photos", DATASET)
 
 
-@pytest.fixture
-def catalog(spec: DatasetSpec) -> Catalog:
-    return catalog_of(spec)
-
-
 def clouds(rows: int = 90, dim: int = 4, seed: int = 0) -> tuple[Array, list[str]]:
     """Three classes that overlap a little; the last column never varies."""
     rng = np.random.default_rng(seed)

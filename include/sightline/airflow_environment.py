@@ -18,7 +18,7 @@ from sightline.settings import Settings
 HOST = "127.0.0.1"
 USER = "admin"
 TASK_FAILURES = 4  # as on a cluster: a lost Python worker costs its Spark task, not the job
-POOLS = {"sightline_spark": 1, "sightline_flickr": 1}  # name: slots; `orchestration` says what for
+POOLS = {"sightline_spark": 1, "sightline_flickr": 1}  # name: slots; `operators` says what for
 
 # Loaded once in the scheduler, from which the tasks are forked, instead of in every task. Others'
 # packages only: an edit of our own must reach the next task without a restart.

@@ -11,10 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from safetensors.numpy import load, save
 
-from sightline import spark, storage, tables
+from sightline import parquet, spark, storage, tables
 from sightline.batches import joined, rows_with, to_matrix
 from sightline.principal_components import Moments, add_moments, add_rows
 from sightline.schemas import FEATURES
@@ -120,11 +119,8 @@ def _sum_by_fold(
 def _read_rows(url: str, chosen: list[dict[str, Any]] | None) -> Iterator[pa.RecordBatch]:
     beside = None if chosen is None else {row["image_id"]: row for row in chosen}
     columns = ["image_id", "embedding"]
-    fs, path = storage.filesystem(url)
-    with fs.open(path, "rb") as stream:
-        for batch in pq.ParquetFile(stream).iter_batches(
-            ROWS_AT_A_TIME, columns=columns, use_threads=False
-        ):
+    with parquet.opened(url) as file:
+        for batch in file.iter_batches(ROWS_AT_A_TIME, columns=columns, use_threads=False):
             yield batch if beside is None else _with_chosen(batch, beside)
 
 

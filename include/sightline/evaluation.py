@@ -18,8 +18,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from sightline import metrics, models, tables
+from sightline.batches import to_matrix
 from sightline.catalog import Catalog
-from sightline.classifiers import Classifier
 from sightline.config import DatasetSpec
 from sightline.errors import TrainingError
 from sightline.ledger import Record, TaskRun
@@ -98,17 +98,6 @@ class Candidate:
         return PREDICTIONS_OF[self.model["kind"]](self, split)
 
 
-@dataclass(frozen=True)
-class Predictor:
-    """A classifier whose probabilities are as the predictions table keeps them."""
-
-    classifier: Classifier
-
-    def probabilities(self, embeddings: Array) -> Array:
-        """Probabilities, float32 (n, classes), of embeddings (n, dim)."""
-        return self.classifier.probabilities(embeddings).astype(np.float32)
-
-
 def evaluate(
     spec: DatasetSpec, catalog: Catalog, task: TaskRun, record: Record, plan: Plan
 ) -> None:
@@ -128,11 +117,6 @@ def evaluate(
         "unseen": max(tally.rows - tally.with_loss for tally in found),
     }
     record.wrote(catalog.predictions, catalog.metrics)
-
-
-def load_predictor(candidate: Candidate) -> Predictor:
-    """The head of a candidate, its PCA inside."""
-    return Predictor(models.load_classifier(candidate.catalog, candidate.model))
 
 
 def _open(spec: DatasetSpec, catalog: Catalog, plan: Plan, version: str) -> Candidate:
@@ -243,23 +227,24 @@ def _keep_metrics(candidate: Candidate, task: TaskRun, rows: list[dict[str, Any]
 
 def _head_predictions(candidate: Candidate, split: str) -> Iterator[Predicted]:
     """A head's probabilities, worked out from the features."""
-    predictor = load_predictor(candidate)
+    classifier = models.load_classifier(candidate.catalog, candidate.model)
     condition = f"backbone_id = {tables.literal(candidate.plan.backbone_id)}"
     for rows in _rows(candidate, split, "features", "p.embedding", condition):
-        yield Predicted(rows, predictor.probabilities(_matrix(rows["embedding"])))
+        found = classifier.probabilities(to_matrix(rows["embedding"]))
+        yield Predicted(rows, found.astype(np.float32))  # as the table keeps them
 
 
 def _scored_predictions(candidate: Candidate, split: str) -> Iterator[Predicted]:
     """A fine-tuned network's probabilities, as it has left them in the table of scores."""
     condition = f"model_version = {tables.literal(candidate.version)}"
     for rows in _rows(candidate, split, "scores", "p.probabilities, p.augmented", condition):
-        plain = _matrix(rows["probabilities"])
+        plain = to_matrix(rows["probabilities"])
         has_augmented = pc.is_valid(rows["augmented"]).to_numpy(zero_copy_only=False)
         if not has_augmented.any():
             yield Predicted(rows, plain)
             continue
         counted = plain.copy()
-        counted[has_augmented] = _matrix(rows["augmented"].drop_null())
+        counted[has_augmented] = to_matrix(rows["augmented"].drop_null())
         yield Predicted(rows, counted, plain)
 
 
@@ -282,11 +267,6 @@ def _rows(
     read = {source: table or getattr(catalog, source), "images": images, "splits": catalog.splits}
     with tables.stream_query(**read) as sql:
         yield from (batch for batch in sql(statement) if batch.num_rows)
-
-
-def _matrix(lists: pa.Array) -> Array:
-    """Lists of equal length as an array (n, length)."""
-    return np.asarray(lists.flatten()).reshape(len(lists), -1)
 
 
 def _prediction_batch(batch: Predicted, candidate: Candidate) -> pa.RecordBatch:

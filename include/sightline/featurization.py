@@ -8,9 +8,7 @@ import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import pyarrow.parquet as pq
-
-from sightline import backbones, ledger, lookup, spark, storage, tables
+from sightline import backbones, ledger, lookup, parquet, spark, tables
 from sightline.backbones import Backbone
 from sightline.backbones.inference import LEAST_COSINE, agreement, has_bf16
 from sightline.backbones.worker import COLUMNS, Work, embed_parts, parts_of, prepare_picture
@@ -130,9 +128,8 @@ def choose_precision(
 
 def _first_images(catalog: Catalog, version: int | None) -> list[dict[str, Any]]:
     for url in tables.file_urls(catalog.images, version)[:1]:
-        fs, path = storage.filesystem(url)
-        with fs.open(path, "rb") as stream:
-            batches = pq.ParquetFile(stream).iter_batches(CHECKED_IMAGES, columns=list(COLUMNS))
+        with parquet.opened(url) as file:
+            batches = file.iter_batches(CHECKED_IMAGES, columns=list(COLUMNS))
             return list(next(batches).to_pylist())
     return []
 
@@ -174,13 +171,10 @@ def _pending(
 def _featurize_chunk(
     session: "SparkSession", catalog: Catalog, task: TaskRun, work: Work, chunk: Pending
 ) -> None:
-    from pyspark.sql.pandas.types import from_arrow_schema
-
     missing = None if chunk.is_whole else _missing(catalog, work.backbone_id, chunk.url)
     parts = parts_of(chunk.url, missing)
     numbers = session.range(len(parts), numPartitions=len(parts))
-    features = numbers.mapInArrow(embed_parts(work, parts), from_arrow_schema(FEATURES))
-    urls = spark.write_files(features, tables.new_folder(catalog.features))
+    urls = spark.write_made(numbers, embed_parts(work, parts), catalog.features)
     tables.append_new(catalog.features, urls, work.backbone_id, task.writer)
 
 

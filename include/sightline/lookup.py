@@ -2,17 +2,15 @@
 
 import pyarrow as pa
 import pyarrow.dataset as ds
-import pyarrow.parquet as pq
 
-from sightline import storage, tables
+from sightline import parquet, tables
 from sightline.tables import Table
 
 
 def read_file(url: str, columns: list[str]) -> pa.Table:
     """Some columns of one Parquet file."""
-    fs, path = storage.filesystem(url)
-    with fs.open(path, "rb") as stream:
-        return pq.ParquetFile(stream).read(columns=columns)
+    with parquet.opened(url) as file:
+        return file.read(columns=columns)
 
 
 def rows_of(table: Table, column: str, values: list[str]) -> pa.Table:

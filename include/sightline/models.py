@@ -7,6 +7,7 @@ a fine-tuned network; each is a version of its own. The gate's decision on them 
 
 import hashlib
 import json
+from collections.abc import Collection
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -53,6 +54,34 @@ def candidates(spec: DatasetSpec, plan: Plan) -> dict[str, str]:
     return {**versions, FINE_TUNED: f"{plan.version}-tuned"} if spec.fine_tune else versions
 
 
+def describe(spec: DatasetSpec, catalog: Catalog, plan: Plan, kind: str) -> dict[str, Any]:
+    """What the model.json of a candidate says whatever its kind; it is created now."""
+    return {
+        "version": candidates(spec, plan)[kind],
+        "kind": kind,
+        "fingerprint": plan.fingerprint,
+        "dataset": spec.name,
+        "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "backbone_id": plan.backbone_id,
+        "spec": spec.model_dump(mode="json"),
+        "tables": {
+            "images": plan.images_version,
+            "features": plan.features_version,
+            "splits": tables.current_version(catalog.splits),
+        },
+        "metrics": {},  # `evaluate` fills them in
+    }
+
+
+def refuse_too_few_classes(spec: DatasetSpec, labels: Collection[str]) -> None:
+    """TrainingError where the train split's labels are fewer than two."""
+    if len(labels) < 2:
+        raise TrainingError(
+            f"Dataset {spec.name} has {len(labels)} class(es) in its train split "
+            f"({', '.join(labels)}); a classifier needs two, so add images of another class."
+        )
+
+
 def write_plan(catalog: Catalog, plan: Plan) -> None:
     """Keep a plan for the tasks that follow it."""
     storage.write_json(_url(catalog, plan.version, "plan.json"), asdict(plan))
@@ -71,6 +100,20 @@ def read_champion(catalog: Catalog) -> dict[str, Any] | None:
     """The champion's model.json, or None where there is no champion."""
     pointer = storage.read_json(catalog.champion)
     return None if pointer is None else read_model(catalog, pointer["version"])
+
+
+def require_champion(catalog: Catalog) -> dict[str, Any]:
+    """The champion's model.json; TrainingError where there is no champion."""
+    champion = read_champion(catalog)
+    if champion is None:
+        raise no_champion(catalog)
+    return champion
+
+
+def no_champion(catalog: Catalog) -> TrainingError:
+    """The refusal of what a dataset without a champion cannot do."""
+    dataset = catalog.dataset
+    return TrainingError(f"Dataset {dataset} has no champion; run train_{dataset}.")
 
 
 def read_model(catalog: Catalog, version: str) -> dict[str, Any] | None:

@@ -1,40 +1,25 @@
-"""The only module that knows Airflow: how a stage becomes a task, with retries, pools and lineage.
+"""What the DAGs are made of: a dataset's stages as tasks, their retries, and the assets between DAGs.
 
 A Python stage is a function of `Work`, its docstring the text that the person on call reads in the UI;
 a Spark stage is a program in spark_jobs/. Stages are imported inside tasks, so a DAG file parses fast.
 """
 
 import logging
-import re
-from collections.abc import Callable, Iterator, MutableMapping
-from dataclasses import dataclass
+from collections.abc import Callable
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from airflow.providers.apache.spark.operators.spark_submit import SparkSubmitOperator
-from airflow.providers.standard.operators.hitl import ApprovalOperator
 from airflow.providers.standard.operators.python import PythonOperator
-from airflow.sdk import DAG, Asset, Connection, Context, get_current_context, task
-from airflow.sdk.exceptions import (
-    AirflowException,
-    AirflowFailException,
-    AirflowNotFoundException,
-)
+from airflow.sdk import DAG, Asset, FixedKeyMapper, PartitionedAssetTimetable, task
+from airflow.sdk.exceptions import AirflowFailException
 
-from sightline.config import DatasetSpec, load_dataset
-from sightline.errors import REFUSED, SightlineError
-from sightline.settings import load_settings
-
-if TYPE_CHECKING:
-    from sightline.catalog import Catalog
-    from sightline.ledger import Record, TaskRun
-    from sightline.sources import Access, Credential
+from sightline.config import DatasetSpec, dataset_files, read_dataset
+from sightline.errors import ConfigError
+from sightline.operators import ApprovalStage, SparkStageOperator, StageOperator
+from sightline.work import WHOLE, Work, partition_template
 
 log = logging.getLogger(__name__)
 
-WHOLE = "all"  # the partition of a run that has no partition key
-SPARK_POOL = "sightline_spark"  # one slot a machine: two Spark drivers would fight for its cores
-FLICKR_POOL = "sightline_flickr"  # one slot: one key's queries an hour are counted across all tasks
 VERSION = "{{ ti.xcom_pull(task_ids='plan') }}"
 WANTED = "{{ ti.xcom_pull(task_ids='choose_images') }}"
 APPROVAL = """{{ ti.xcom_pull(task_ids='gate') }}
@@ -53,69 +38,6 @@ RETRIES: dict[str, Any] = {
 }
 
 
-@dataclass(frozen=True)
-class Work:
-    """What a Python stage is given."""
-
-    spec: DatasetSpec
-    catalog: "Catalog"
-    task: "TaskRun"
-    record: "Record"
-    context: Context
-
-    @property
-    def version(self) -> str:
-        """The model version that this run's plan has named."""
-        return str(self.context["ti"].xcom_pull(task_ids="plan"))
-
-    @property
-    def access(self) -> "Access":
-        """What the source is given."""
-        from sightline.sources import Access
-
-        cursor = Cursor(self.context.get("task_state_store"))
-        return Access(self.catalog, self.task.partition, find_credential, cursor)
-
-
-class Cursor(MutableMapping[str, Any]):
-    """Airflow's store of a task's state, which its retries find again, as a dictionary."""
-
-    def __init__(self, store: Any) -> None:
-        self._store = store
-        self._keys: set[str] = set()
-
-    def __getitem__(self, key: str) -> Any:
-        value = self._store.get(key)
-        if value is None:
-            raise KeyError(key)
-        return value
-
-    def __setitem__(self, key: str, value: Any) -> None:
-        self._store.set(key, value)
-        self._keys.add(key)
-
-    def __delitem__(self, key: str) -> None:
-        self._store.delete(key)
-        self._keys.discard(key)
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._keys)  # those of this try: the store does not list
-
-    def __len__(self) -> int:
-        return len(self._keys)
-
-
-def find_credential(connection: str) -> "Credential | None":
-    """The login of an Airflow connection, or None where there is none; Airflow masks it in its logs."""
-    from sightline.sources import Credential
-
-    try:
-        found = Connection.get(connection)
-    except AirflowNotFoundException:
-        return None
-    return Credential(found.login or "", found.password or "")
-
-
 def features_asset(dataset: str) -> Asset:
     """The asset whose change starts the training."""
     return Asset(f"features_{dataset}", f"sightline://{dataset}/features")
@@ -124,136 +46,6 @@ def features_asset(dataset: str) -> Asset:
 def model_asset(dataset: str) -> Asset:
     """The asset that changes when another champion serves."""
     return Asset(f"model_{dataset}", f"sightline://{dataset}/champion")
-
-
-def current_task(context: Context, spec: DatasetSpec, name: str) -> "TaskRun":
-    """Which task of which run is at work, from Airflow's context."""
-    from sightline.ledger import TaskRun
-
-    ti = context["ti"]
-    partition = ti.task.render_template(partition_template(spec), context)
-    return TaskRun(ti.dag_id, ti.run_id, name, partition)
-
-
-def partition_template(spec: DatasetSpec) -> str:
-    """A run's partition, for Airflow to render; a run without one takes, of a source by days, the day
-    before it.
-    """
-    if spec.source.is_daily:
-        return "{{ partition_key or macros.ds_add(dag_run.run_after.strftime('%Y-%m-%d'), -1) }}"
-    return f"{{{{ partition_key or '{WHOLE}' }}}}"
-
-
-class TableLineage:
-    """Tells OpenLineage which tables a task read and wrote, from the task's record."""
-
-    dataset: str
-    task_id: str
-
-    def get_openlineage_facets_on_complete(self, task_instance: Any) -> Any:
-        """Called by Airflow's OpenLineage listener when the task has ended well."""
-        from airflow.providers.openlineage.extractors import OperatorLineage
-
-        from sightline import ledger, lineage
-        from sightline.catalog import open_catalog
-
-        task = ledger.TaskRun(task_instance.dag_id, task_instance.run_id, self.task_id, WHOLE)
-        record = ledger.read_record(open_catalog(self.dataset), task)
-        inputs, outputs = lineage.datasets(record) if record else ([], [])
-        return OperatorLineage(inputs=inputs, outputs=outputs)
-
-
-class StageOperator(TableLineage, PythonOperator):
-    """Runs a Python stage, records what it did, and says a refusal in one sentence."""
-
-    template_fields = (*PythonOperator.template_fields, "dataset")
-
-    def __init__(self, *, dataset: str, stage: Callable[[Work], Any], **options: Any) -> None:
-        self.dataset = dataset
-        self.stage = stage
-        super().__init__(
-            task_id=stage.__name__, doc_md=stage.__doc__, python_callable=self.run_stage, **options
-        )
-
-    def run_stage(self) -> Any:
-        """Call the stage."""
-        from sightline import ledger
-        from sightline.catalog import open_catalog
-
-        context = get_current_context()
-        catalog = open_catalog(self.dataset)
-        try:
-            spec = load_dataset(self.dataset)
-            task = current_task(context, spec, self.task_id)
-            with ledger.recording(catalog, task) as record:
-                result = self.stage(Work(spec, catalog, task, record, context))
-        except SightlineError as error:
-            raise AirflowFailException(str(error)) from None
-        log.info("%s finished in %.1f s: %s", self.task_id, record.seconds, record.counts)
-        return result
-
-
-class SparkStageOperator(TableLineage, SparkSubmitOperator):
-    """Submits a stage's Spark job; what the job refuses in a sentence fails without another try.
-
-    `counts_if_done` looks without Spark whether there is anything to do.
-    """
-
-    template_fields = (*SparkSubmitOperator.template_fields, "dataset")
-
-    def __init__(
-        self, *, dataset: str, partition: str, stage: str, doc_md: str, **options: Any
-    ) -> None:
-        self.dataset = dataset
-        self.quick = options.pop("quick", True)
-        self.counts_if_done: Callable[[Work], Any] | None = options.pop("counts_if_done", None)
-        super().__init__(
-            task_id=stage,
-            name=f"{stage}_{dataset}",
-            doc_md=doc_md,
-            application=str(load_settings().home / "spark_jobs" / f"{stage}.py"),
-            application_args=[dataset, *options.pop("more_args", [])],
-            env_vars={
-                "SIGHTLINE_DAG_ID": "{{ dag.dag_id }}",
-                "SIGHTLINE_RUN_ID": "{{ run_id }}",
-                "SIGHTLINE_PARTITION": partition,
-            },
-            pool=SPARK_POOL,
-            **options,
-        )
-
-    def execute(self, context: Context) -> None:
-        """Submit and wait, unless there is nothing to do."""
-        from sightline import spark
-
-        if self._is_done(context):
-            return
-        self.conf = {**spark.submit_conf(self.quick), **(self.conf or {})}
-        try:
-            super().execute(context)
-        except AirflowException as error:
-            refused = re.search(rf"{REFUSED}(.+)", str(error))
-            if refused:
-                raise AirflowFailException(refused[1].strip()) from None
-            raise
-
-    def _is_done(self, context: Context) -> bool:
-        """Whether the stage has nothing to do; then its record says so."""
-        from sightline import ledger
-        from sightline.catalog import open_catalog
-
-        if self.counts_if_done is None:
-            return False
-        spec, catalog = load_dataset(self.dataset), open_catalog(self.dataset)
-        task = current_task(context, spec, self.task_id)
-        found = ledger.Record(self.task_id, task.dag_id, task.run_id, task.partition, "")
-        counts = self.counts_if_done(Work(spec, catalog, task, found, context))
-        if counts is None:
-            return False
-        with ledger.recording(catalog, task) as record:
-            record.counts = counts
-        log.info("%s has nothing to do, and starts no Spark: %s", self.task_id, counts)
-        return True
 
 
 def python_stage(spec: DatasetSpec, stage: Callable[[Work], Any], **options: Any) -> StageOperator:
@@ -267,55 +59,6 @@ def spark_stage(spec: DatasetSpec, stage: str, doc: str, **options: Any) -> Spar
     return SparkStageOperator(
         dataset=spec.name, partition=partition, stage=stage, doc_md=doc, **options
     )
-
-
-class ApprovalStage(ApprovalOperator):
-    """Asks whether the chosen model may serve, and notes the answer in the gate's decision. Nobody is asked
-    about a model that the gate has refused: publish says why."""
-
-    def __init__(self, *, dataset: str, **options: Any) -> None:
-        self.dataset = dataset
-        super().__init__(doc_md=self.__doc__, **options)
-
-    def execute(self, context: Context) -> Any:
-        """Ask, where the gate has let the model pass."""
-        decision = self._decision(context)
-        if not decision["passed"]:
-            log.info("nobody is asked: %s", " ".join(decision["reasons"]))
-            return None
-        return super().execute(context)
-
-    def execute_complete(self, context: Context, event: dict[str, Any]) -> Any:
-        """Note the answer, and let publish run or skip it."""
-        from sightline import models
-        from sightline.catalog import open_catalog
-
-        if event.get("error_type") == "timeout":
-            hours = (self.response_timeout or timedelta()) / timedelta(hours=1)
-            raise AirflowFailException(
-                f"Nobody has answered within {hours:g} hours, so the champion stays; clear task approve "
-                "to be asked again."
-            )
-        if "error" not in event:
-            answer = {
-                "answer": event["chosen_options"][0],
-                "by": (event["responded_by_user"] or {}).get("name", "somebody"),
-                "at": event["responded_at"].isoformat(timespec="seconds"),
-            }
-            decision = {**self._decision(context), "approval": answer}
-            models.write_decision(open_catalog(self.dataset), self._version(context), decision)
-        return super().execute_complete(context, event)
-
-    def _version(self, context: Context) -> str:
-        return str(context["ti"].xcom_pull(task_ids="plan"))
-
-    def _decision(self, context: Context) -> dict[str, Any]:
-        from sightline import models
-        from sightline.catalog import open_catalog
-
-        decision = models.read_decision(open_catalog(self.dataset), self._version(context))
-        assert decision is not None  # the gate comes before
-        return decision
 
 
 def approval_stage(spec: DatasetSpec) -> ApprovalStage:
@@ -341,6 +84,27 @@ def wait_for_ingests(spec: DatasetSpec) -> Any:
         return bool(count == 0)
 
     return wait()
+
+
+def when_changed(asset: Asset) -> PartitionedAssetTimetable:
+    """The schedule of what follows an asset; all partitions become one key, so a backfill starts one run."""
+    return PartitionedAssetTimetable(assets=asset, default_partition_mapper=FixedKeyMapper(WHOLE))
+
+
+def dataset_dags(
+    kind: str, build: Callable[[DatasetSpec], DAG], refuses: bool = False
+) -> dict[str, DAG]:
+    """The DAGs <kind>_<dataset> of all dataset files, by their ids. A file that cannot be read is left out
+    but where this kind refuses: there a DAG stands in the UI and says what is wrong with it."""
+    dags = {}
+    for path in dataset_files():
+        dag_id = f"{kind}_{path.stem}"
+        try:
+            dags[dag_id] = build(read_dataset(path))
+        except ConfigError as error:
+            if refuses:
+                dags[dag_id] = refusing_dag(dag_id, str(error))
+    return dags
 
 
 def refusing_dag(dag_id: str, sentence: str) -> DAG:

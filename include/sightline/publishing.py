@@ -58,9 +58,7 @@ def roll_back(catalog: Catalog, version: str | None, by: str, reason: str) -> tu
     """
     past = succession(models.champion_history(catalog))
     if not past.line:
-        raise TrainingError(
-            f"Dataset {catalog.dataset} has no champion; run train_{catalog.dataset}."
-        )
+        raise models.no_champion(catalog)
     if version is None and len(past.line) == 1:
         raise TrainingError(
             f"Champion {past.line[0]} of {catalog.dataset} follows no other, so there is none to go "

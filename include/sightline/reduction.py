@@ -79,8 +79,6 @@ def _train_rows(session: "SparkSession", catalog: Catalog, files: list[str]) -> 
 def _project(
     session: "SparkSession", catalog: Catalog, files: list[str], pca: Pca, version: str
 ) -> list[str]:
-    from pyspark.sql.pandas.types import from_arrow_schema
-
     fitted = session.sparkContext.broadcast(pca)
     selection = whole_files(session, files)
     features_urls = selection.urls
@@ -90,8 +88,7 @@ def _project(
             components = fitted.value.project(to_matrix(batch["embedding"]))
             yield _reduced_batch(batch["image_id"], version, components)
 
-    reduced = selection.rows.mapInArrow(project, from_arrow_schema(REDUCED))
-    return spark.write_files(reduced, tables.new_folder(catalog.reduced))
+    return spark.write_made(selection.rows, project, catalog.reduced)
 
 
 def _reduced_batch(image_ids: pa.Array, version: str, components: Array) -> pa.RecordBatch:

@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from sightline import storage
+from sightline import storage, tables
 from sightline.settings import load_settings
+from sightline.tables import Table
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
@@ -104,14 +104,23 @@ def read_files(spark: "SparkSession", urls: list[str], schema: pa.Schema) -> "Da
 def write_files(frame: "DataFrame", folder: str) -> list[str]:
     """Write a frame as Parquet files into a new folder; returns the URLs of those that have rows."""
     frame.write.parquet(spark_url(folder))
-    fs, path = storage.filesystem(folder)
     names = [name for name in storage.list_names(folder) if name.endswith(".parquet")]
-    urls = []
-    for name in names:
-        with fs.open(f"{path}/{name}", "rb") as stream:
-            if pq.ParquetFile(stream).metadata.num_rows:
-                urls.append(storage.join(folder, name))
-    return urls
+    urls = [storage.join(folder, name) for name in names]
+    return [url for url in urls if tables.count_file_rows([url])]
+
+
+def write_made(
+    frame: "DataFrame",
+    make: Callable[[Iterable[pa.RecordBatch]], Iterator[pa.RecordBatch]],
+    table: Table,
+) -> list[str]:
+    """Let the workers make rows of a table of a frame's batches, and write them as files of the table, which
+    count only once committed; returns their URLs.
+    """
+    from pyspark.sql.pandas.types import from_arrow_schema
+
+    made = frame.mapInArrow(make, from_arrow_schema(table.schema))
+    return write_files(made, tables.new_folder(table))
 
 
 def spark_url(url: str) -> str:

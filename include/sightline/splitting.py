@@ -7,7 +7,6 @@ is one; a group that it tears apart is counted as straddling. Images that the so
 does not label, have no split.
 """
 
-import hashlib
 from collections import Counter
 from collections.abc import Iterator
 
@@ -17,6 +16,7 @@ from sightline import tables
 from sightline.catalog import Catalog
 from sightline.config import DatasetSpec, SplitSpec
 from sightline.errors import TrainingError
+from sightline.hashing import place_of
 from sightline.ledger import Record, TaskRun
 from sightline.schemas import SPLITS
 
@@ -65,8 +65,7 @@ def split_images(spec: DatasetSpec, catalog: Catalog, task: TaskRun, record: Rec
 
 def choose_split(dataset: str, group_id: str, shares: SplitSpec) -> str:
     """The split of a group: the same for ever, whatever other images there are."""
-    digest = hashlib.sha256(f"{shares.seed}/{dataset}/{group_id}".encode()).digest()
-    place = int.from_bytes(digest[:8], "big") / 2**64  # uniform in 0..1
+    place = place_of(f"{shares.seed}/{dataset}/{group_id}")
     if place < shares.test:
         return "test"
     return "val" if place < shares.test + shares.val else "train"

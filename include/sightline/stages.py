@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.sdk.exceptions import AirflowSkipException
 
-from sightline.orchestration import WHOLE, Work, features_asset, model_asset
+from sightline.orchestration import features_asset, model_asset
+from sightline.work import WHOLE, Work
 
 if TYPE_CHECKING:
     from sightline.models import Plan
@@ -106,8 +107,9 @@ def evaluate(work: Work) -> None:
     """Predicts the test split with every candidate; keeps predictions and metrics under their versions."""
     from sightline import evaluation, models, tracking
 
-    evaluation.evaluate(work.spec, work.catalog, work.task, work.record, _plan(work))
-    for version in models.candidates(work.spec, _plan(work)).values():
+    plan = _plan(work)
+    evaluation.evaluate(work.spec, work.catalog, work.task, work.record, plan)
+    for version in models.candidates(work.spec, plan).values():
         tracking.track(work.catalog, version)
 
 

@@ -73,16 +73,8 @@ def write_bytes(url: str, content: bytes) -> None:
     if not is_local(url):
         fs.pipe_file(path, content)  # object stores show an object only when it is whole
         return
-    target = Path(path)
-    beside = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
+    with _replacing(url, Path(path)) as beside:
         beside.write_bytes(content)
-        beside.replace(target)
-    except OSError as error:
-        with suppress(OSError):  # it may be neither there nor removable
-            beside.unlink()
-        raise StorageError(f"Cannot write {url}: {error.strerror or error}.") from error
 
 
 @contextmanager
@@ -102,11 +94,18 @@ def put_file(url: str, source: Path) -> None:
     if not is_local(url):
         fs.put_file(str(source), path)
         return
-    target = Path(path)
+    with _replacing(url, Path(path)) as beside:
+        shutil.copyfile(source, beside)
+
+
+@contextmanager
+def _replacing(url: str, target: Path) -> Iterator[Path]:
+    """Where to write beside a local file, which is exchanged for it where the block ends well; StorageError
+    names the URL."""
     beside = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(source, beside)
+        yield beside
         beside.replace(target)
     except OSError as error:
         with suppress(OSError):  # it may be neither there nor removable

@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from sightline import models, tables
 from sightline.catalog import Catalog
-from sightline.errors import ConfigError, TrainingError
+from sightline.errors import ConfigError
 
 UNLABELLED, ALL = "unlabelled", "all"
 
@@ -64,11 +64,7 @@ def from_text(text: str) -> Wanted:
 def of_champion(catalog: Catalog, images: str, partition: str | None) -> Wanted:
     """What to ask the champion of now; TrainingError where there is none, ConfigError where the partition
     is unknown."""
-    champion = models.read_champion(catalog)
-    if champion is None:
-        raise TrainingError(
-            f"Dataset {catalog.dataset} has no champion; run train_{catalog.dataset}."
-        )
+    champion = models.require_champion(catalog)
     if partition is not None and not tables.count_rows(catalog.images, partition=partition):
         raise ConfigError(
             f"Dataset {catalog.dataset} holds no images of partition {partition!r}; give one such as "

@@ -7,13 +7,13 @@ import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler
 from typing import Any, ClassVar
 
 import numpy as np
 from PIL import Image
 
 from tests.conftest import web_server
+from tests.servers.answering import JsonHandler
 
 TOKEN = "KGAT_a-secret-token"
 
@@ -47,12 +47,9 @@ def kaggle_server(token: str = TOKEN) -> Iterator[KaggleServer]:
         yield state
 
 
-class _Handler(BaseHTTPRequestHandler):
+class _Handler(JsonHandler):
     served: ClassVar[KaggleServer]
     expected: ClassVar[str]
-
-    def log_message(self, format: str, *args: object) -> None:
-        """Say nothing."""
 
     def do_POST(self) -> None:  # noqa: N802  (the library's name)
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
@@ -60,9 +57,9 @@ class _Handler(BaseHTTPRequestHandler):
         self.served.calls.append((self.path, authorization))
         _, _, _, service, method = self.path.split("/")
         if self.served.statuses:
-            self._json({"message": "told to"}, self.served.statuses.pop(0))
+            self.answer_json({"message": "told to"}, self.served.statuses.pop(0))
         elif authorization != self.expected:
-            self._json({"code": 401, "message": f"Unauthenticated {authorization}"}, 401)
+            self.answer_json({"code": 401, "message": f"Unauthenticated {authorization}"}, 401)
         elif service.startswith("datasets"):
             self._dataset(method, body)
         else:
@@ -72,9 +69,9 @@ class _Handler(BaseHTTPRequestHandler):
         reference = f"{body['ownerSlug']}/{body['datasetSlug']}"
         versions = self.served.datasets.get(reference)
         if versions is None:
-            self._json({"code": 404, "message": "Not found"}, 404)
+            self.answer_json({"code": 404, "message": "Not found"}, 404)
         elif method == "GetDataset":
-            self._json(
+            self.answer_json(
                 {
                     "ref": reference,
                     "totalBytes": len(versions[max(versions)]),
@@ -90,9 +87,9 @@ class _Handler(BaseHTTPRequestHandler):
         name = body["competitionName"]
         files = self.served.competitions.get(name)
         if files is None:
-            self._json({"code": 404, "message": "Not found"}, 404)
+            self.answer_json({"code": 404, "message": "Not found"}, 404)
         elif name in self.served.closed:
-            self._json({"code": 403, "message": "You must accept the rules"}, 403)
+            self.answer_json({"code": 403, "message": "You must accept the rules"}, 403)
         elif method == "ListDataFiles":
             names = list(files)
             start = int(body.get("pageToken") or 0)
@@ -100,7 +97,7 @@ class _Handler(BaseHTTPRequestHandler):
                 {"name": one, "totalBytes": len(files[one])} for one in names[start : start + 2]
             ]
             more = {"nextPageToken": str(start + 2)} if start + 2 < len(names) else {}
-            self._json({"files": page, **more})
+            self.answer_json({"files": page, **more})
         else:
             self._redirect(f"/storage/{name}/{body['fileName']}", files[body["fileName"]])
 
@@ -110,7 +107,7 @@ class _Handler(BaseHTTPRequestHandler):
         content = state.objects[self.path.split("?")[0]]
         if state.expiries and self._is_download() and asked:
             state.expiries -= 1
-            self._json({"error": "expired"}, 403)
+            self.answer_json({"error": "expired"}, 403)
             return
         start = int(asked[6:-1]) if asked else 0
         self.send_response(206 if asked else 200)
@@ -137,14 +134,6 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("Location", f"{self.served.address}{path}?X-Goog-Signature=signed-secret")
         self.send_header("Content-Length", "0")
         self.end_headers()
-
-    def _json(self, value: dict[str, Any], status: int = 200) -> None:
-        body = json.dumps(value).encode()
-        self.send_response(status)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
 
 
 def fruits(classes: tuple[str, ...] = ("Apple 1", "Banana 1"), images: int = 4) -> bytes:

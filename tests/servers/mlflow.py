@@ -5,11 +5,11 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler
 from typing import Any, ClassVar
 from urllib.parse import parse_qs, urlsplit
 
 from tests.conftest import web_server
+from tests.servers.answering import JsonHandler
 
 MOST_ENTITIES = {"metrics": 1000, "params": 100, "tags": 100}  # of one log-batch, as MLflow has it
 NAME = re.compile(r"[\w./ -]{1,250}")
@@ -43,11 +43,8 @@ def mlflow_server() -> Iterator[MlflowServer]:
         yield state
 
 
-class _Handler(BaseHTTPRequestHandler):
+class _Handler(JsonHandler):
     served: ClassVar[MlflowServer]
-
-    def log_message(self, format: str, *args: object) -> None:
-        """Say nothing."""
 
     def do_GET(self) -> None:  # noqa: N802  (the library's name)
         self._serve("")
@@ -59,14 +56,16 @@ class _Handler(BaseHTTPRequestHandler):
         state, parts = self.served, urlsplit(self.path)
         state.calls.append((self.path, self.headers.get("Authorization"), body))
         if state.status != 200 and len(state.calls) > state.fails_from:
-            self._answer({"error_code": "INTERNAL_ERROR"}, state.status)
+            self.answer_json({"error_code": "INTERNAL_ERROR"}, state.status)
             return
         name = parts.path.removeprefix("/api/2.0/mlflow/").replace("/", "_").replace("-", "_")
         asked = json.loads(body) if body else {k: v[0] for k, v in parse_qs(parts.query).items()}
         try:
-            self._answer(*getattr(self, name)(asked))
+            self.answer_json(*getattr(self, name)(asked))
         except Refused as refused:
-            self._answer({"error_code": "INVALID_PARAMETER_VALUE", "message": str(refused)}, 400)
+            self.answer_json(
+                {"error_code": "INVALID_PARAMETER_VALUE", "message": str(refused)}, 400
+            )
 
     def experiments_get_by_name(self, asked: dict[str, Any]) -> tuple[dict[str, Any], int]:
         found = self.served.experiments.get(asked["experiment_name"])
@@ -119,11 +118,3 @@ class _Handler(BaseHTTPRequestHandler):
     def runs_update(self, asked: dict[str, Any]) -> tuple[dict[str, Any], int]:
         self.served.runs[asked["run_id"]]["status"] = asked["status"]
         return {}, 200
-
-    def _answer(self, value: dict[str, Any], status: int) -> None:
-        body = json.dumps(value).encode()
-        self.send_response(status)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)

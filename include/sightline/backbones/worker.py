@@ -21,9 +21,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from sightline import backbones, images, storage
+from sightline import backbones, images, parquet
 from sightline.backbones.inference import Network
 from sightline.backbones.preprocessing import Preprocessing
 from sightline.batches import joined, rows_with, to_lists
@@ -65,9 +64,8 @@ class Part:
 
 def parts_of(url: str, missing: frozenset[str] | None = None) -> list[Part]:
     """A file's row groups, some together: several parts a core, so that none waits for the last."""
-    fs, path = storage.filesystem(url)
-    with fs.open(path, "rb") as stream:
-        held = pq.ParquetFile(stream).metadata
+    with parquet.opened(url) as file:
+        held = file.metadata
         sizes = [held.row_group(number).total_byte_size for number in range(held.num_row_groups)]
     parts, some, size_bytes = list[Part](), list[int](), 0
     for number, size in enumerate(sizes):
@@ -98,9 +96,8 @@ def embed_parts(
 
 def read_part(part: Part) -> Iterator[pa.RecordBatch]:
     """Small batches of COLUMNS; in memory is a row group at a time, encoded."""
-    fs, path = storage.filesystem(part.url)
-    with fs.open(path, "rb") as stream:
-        batches = pq.ParquetFile(stream, pre_buffer=False).iter_batches(
+    with parquet.opened(part.url, pre_buffer=False) as file:
+        batches = file.iter_batches(
             ROWS_AT_A_TIME, part.row_groups, list(COLUMNS), use_threads=False
         )
         for batch in batches:

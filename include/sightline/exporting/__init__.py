@@ -13,7 +13,7 @@ from typing import Any
 
 from sightline import models, storage
 from sightline.catalog import Catalog
-from sightline.errors import CheckFailed, ConfigError, TrainingError
+from sightline.errors import CheckFailed, ConfigError
 from sightline.exporting.comparison import Comparison, compare, tolerance_of
 from sightline.exporting.facts import describe
 from sightline.exporting.formats import FORMATS, trace
@@ -63,12 +63,7 @@ def export(
 
 def _find_model(catalog: Catalog, version: str | None) -> dict[str, Any]:
     if version is None:
-        champion = models.read_champion(catalog)
-        if champion is None:
-            raise TrainingError(
-                f"Dataset {catalog.dataset} has no champion; run train_{catalog.dataset}."
-            )
-        return champion
+        return models.require_champion(catalog)
     model = models.read_model(catalog, version)
     if model is None:
         raise ConfigError(

@@ -5,7 +5,6 @@ several, scoring says what the network makes of the test images.
 """
 
 import logging
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from safetensors.torch import save
@@ -65,9 +64,8 @@ def fine_tune(
     assert come is not None  # it was written after each epoch
     best = _best_epoch(job.spec, history)
     tables.replace_partition(catalog.scores, [], version, scores)  # those of other weights
-    model = describe(spec, catalog, plan, version, job, history, best)
-    model["fine_tuning"]["search"] = [vars(trial) for trial in found.trials]
-    save_tuned(catalog, model, come.best)
+    model = models.describe(spec, catalog, plan, models.FINE_TUNED)
+    save_tuned(catalog, {**model, **_describe(job, found, history, best)}, come.best)
     storage.remove_tree(folder)
     record.counts = {
         "rows": job.training_set.train_images,
@@ -131,30 +129,10 @@ def prepare_job(
     )
 
 
-def describe(
-    spec: DatasetSpec,
-    catalog: Catalog,
-    plan: Plan,
-    version: str,
-    job: Job,
-    history: list[Epoch],
-    best: Epoch,
-) -> dict[str, Any]:
-    """The model.json."""
+def _describe(job: Job, found: Found, history: list[Epoch], best: Epoch) -> dict[str, Any]:
+    """What the model.json says of a fine-tuned network beside what it says of every model."""
     return {
-        "version": version,
-        "kind": models.FINE_TUNED,
-        "fingerprint": plan.fingerprint,
-        "dataset": spec.name,
-        "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
-        "backbone_id": plan.backbone_id,
         "seed": job.spec.seed,
-        "spec": spec.model_dump(mode="json"),
-        "tables": {
-            "images": plan.images_version,
-            "features": plan.features_version,
-            "splits": tables.current_version(catalog.splits),
-        },
         "labels": job.training_set.labels,
         "reduction": None,
         "head": None,
@@ -164,12 +142,12 @@ def describe(
             "precision": job.precision,
             "history": [vars(epoch) for epoch in history],
             "best_epoch": best.number,
+            "search": [vars(trial) for trial in found.trials],
         },
         "rows": {
             "train": job.training_set.train_images,
             "validation": job.training_set.validation_images,
         },
-        "metrics": {},
     }
 
 

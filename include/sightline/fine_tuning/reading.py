@@ -14,11 +14,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
 import torch
 from torch.utils.data import DataLoader, IterableDataset
 
-from sightline import images, storage
+from sightline import images, parquet
 from sightline.fine_tuning.augmentation import Prepare
 from sightline.fine_tuning.training_set import RowGroup, TrainingSet, read_list
 
@@ -150,10 +149,8 @@ def pooled(rows: Iterable[Encoded], mixed: random.Random) -> Iterator[Encoded]:
 
 def read_rows(group: RowGroup, *, validation: bool) -> Iterator[Encoded]:
     """The listed images of a row group, which is in memory meanwhile."""
-    fs, path = storage.filesystem(group.url)
-    with fs.open(path, "rb") as stream:
-        file = pq.ParquetFile(stream, pre_buffer=False)
-        columns = ["content", "rotation"]
+    columns = ["content", "rotation"]
+    with parquet.opened(group.url, pre_buffer=False) as file:
         held = file.read_row_group(group.number, columns=columns, use_threads=False)
     for row, label in read_list(group, validation=validation):
         yield held["content"][row].as_py(), held["rotation"][row].as_py(), label

@@ -19,6 +19,7 @@ from sightline.backbones.preprocessing import Preprocessing
 from sightline.backbones.worker import Part, ahead, borrowed, parts_of, prepared, read_part
 from sightline.batches import to_lists
 from sightline.catalog import Catalog
+from sightline.classifiers import softmax
 from sightline.fine_tuning.augmentation import View, views
 from sightline.fine_tuning.tuned_models import PRECISION, TunedModel
 from sightline.progress import Progress
@@ -96,12 +97,9 @@ def _judged(catalog: Catalog, rows: list[dict[str, Any]]) -> frozenset[str]:
 def _score_chunk(
     session: "SparkSession", catalog: Catalog, work: _Work, chunk: _Chunk, writer: Writer
 ) -> None:
-    from pyspark.sql.pandas.types import from_arrow_schema
-
     parts = parts_of(chunk.url, chunk.wanted)
     numbers = session.range(len(parts), numPartitions=len(parts))
-    scores = numbers.mapInArrow(score_parts(work, parts), from_arrow_schema(SCORES))
-    urls = spark.write_files(scores, tables.new_folder(catalog.scores))
+    urls = spark.write_made(numbers, score_parts(work, parts), catalog.scores)
     tables.append_new(catalog.scores, urls, work.version, writer)
 
 
@@ -135,9 +133,8 @@ def prepare_views(
 def probabilities(network: Network, pictures: "list[list[torch.Tensor]]") -> Array:
     """(images, views, classes) float32, of images with as many views each."""
     logits = network.embed([view for views in pictures for view in views])
-    powers = np.exp(logits - logits.max(axis=1, keepdims=True))
-    shares = powers / powers.sum(axis=1, keepdims=True)
-    return np.asarray(shares.reshape(len(pictures), -1, shares.shape[1]))
+    shares = softmax(logits)
+    return shares.reshape(len(pictures), -1, shares.shape[1])
 
 
 def score_batch(image_ids: pa.Array, version: str, shares: Array) -> pa.RecordBatch:

@@ -4,19 +4,20 @@ A list names the labelled rows of the train and val splits by their places, so t
 images straight from the table and holds one list at a time.
 """
 
-import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from sightline import lookup, storage, tables
+from sightline import lookup, models, parquet, storage, tables
 from sightline.catalog import Catalog
 from sightline.config import DatasetSpec
 from sightline.errors import TrainingError
+from sightline.hashing import place_of
 from sightline.models import Plan
 
 LIST = pa.schema(
@@ -65,11 +66,7 @@ def build_training_set(
     with tables.query(images=images, splits=catalog.splits) as sql:
         found = sql(CLASSES)
     labels = found["label"].to_pylist()
-    if len(labels) < 2:
-        raise TrainingError(
-            f"Dataset {spec.name} has {len(labels)} class(es) in its train split "
-            f"({', '.join(labels)}); a classifier needs two, so add images of another class."
-        )
+    models.refuse_too_few_classes(spec, labels)
     share = 0.0 if _has_val_split(catalog) else validation_share
     groups, counts = list[RowGroup](), np.zeros((2, len(labels)), dtype=np.int64)
     for number, url in enumerate(tables.file_urls(catalog.images, plan.images_version)):
@@ -88,13 +85,12 @@ def build_training_set(
 
 def is_held_out(group_id: str, share: float) -> bool:
     """Whether a near-duplicate group of the train split validates: by its hash, the same for ever."""
-    digest = hashlib.sha256(f"validation/{group_id}".encode()).digest()
-    return int.from_bytes(digest[:8], "big") / 2**64 < share
+    return place_of(f"validation/{group_id}") < share
 
 
 def read_list(group: RowGroup, *, validation: bool) -> list[tuple[int, int]]:
     """The (row, label) pairs of a row group's train or validation images."""
-    with _opened(group.list_url) as file:
+    with parquet.opened(group.list_url, pre_buffer=False) as file:
         rows = file.read_row_group(group.place).to_pylist()
     return [(row["row"], row["label"]) for row in rows if row["is_validation"] == validation]
 
@@ -109,23 +105,29 @@ def _lists(
 ) -> Iterator[tuple[int, pa.RecordBatch]]:
     """The rows of LIST of each row group of a file that has any."""
     places = {label: place for place, label in enumerate(labels)}
-    with _opened(url) as file:
-        for number in range(file.num_row_groups):
-            held = file.read_row_group(number, columns=["image_id", "label"]).to_pylist()
-            ids = [row["image_id"] for row in held]
-            splits = lookup.rows_of(catalog.splits, "image_id", ids).to_pylist()
-            known = {row["image_id"]: row for row in splits if row["split"] in ("train", "val")}
-            rows = [
-                {
-                    "row": row,
-                    "label": places[one["label"]],
-                    "is_validation": _validates(known[one["image_id"]], validation_share),
-                }
-                for row, one in enumerate(held)
-                if one["image_id"] in known and one["label"] in places
-            ]
-            if rows:
-                yield number, pa.RecordBatch.from_pylist(rows, schema=LIST)
+    groups = _read_groups(url)
+    ids = [one["image_id"] for group in groups for one in group]
+    splits = lookup.rows_of(catalog.splits, "image_id", ids).to_pylist()
+    known = {row["image_id"]: row for row in splits if row["split"] in ("train", "val")}
+    for number, group in enumerate(groups):
+        rows = [
+            {
+                "row": row,
+                "label": places[one["label"]],
+                "is_validation": _validates(known[one["image_id"]], validation_share),
+            }
+            for row, one in enumerate(group)
+            if one["image_id"] in known and one["label"] in places
+        ]
+        if rows:
+            yield number, pa.RecordBatch.from_pylist(rows, schema=LIST)
+
+
+def _read_groups(url: str) -> list[list[dict[str, Any]]]:
+    """Ids and labels of each row group's images."""
+    with parquet.opened(url, pre_buffer=False) as file:
+        read = partial(file.read_row_group, columns=["image_id", "label"])
+        return [read(number).to_pylist() for number in range(file.num_row_groups)]
 
 
 def _validates(split: dict[str, Any], share: float) -> bool:
@@ -146,8 +148,3 @@ def _write_lists(lists: dict[int, pa.RecordBatch], url: str, list_url: str) -> l
         train = len(rows) - validation
         groups.append(RowGroup(url, number, list_url, place, train, validation))
     return groups
-
-
-def _opened(url: str) -> Any:
-    fs, path = storage.filesystem(url)
-    return pq.ParquetFile(path, filesystem=fs, pre_buffer=False)

@@ -7,13 +7,8 @@ template beside this file has the same name.
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup
-
-import sightline
 from sightline import storage
 from sightline.catalog import Catalog
 from sightline.reporting import (
@@ -26,6 +21,7 @@ from sightline.reporting import (
     source,
     training_course,
 )
+from sightline.reporting.pages import render_page
 from sightline.reporting.report_input import ReportInput, Runs, open_report
 
 log = logging.getLogger(__name__)
@@ -80,20 +76,10 @@ def _render(report: ReportInput) -> str:
     filled = {name: section.fill(report) for name, section in SECTIONS.items()}
     sections = {name: section for name, section in SECTIONS.items() if filled[name] is not None}
     report.gallery.load()  # one pass over the images for the pictures of all sections
-    folder = Path(__file__).parent
-    environment = Environment(
-        loader=FileSystemLoader(folder),
-        autoescape=True,  # labels, names and descriptions come from strangers
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters.update(formats.FILTERS)
-    return environment.get_template("report.html.j2").render(
+    return render_page(
+        "report.html.j2",
         sections=sections,
         filled=filled,
         model=report.model,
         train_run_id=report.runs.train_run_id,
-        css=Markup((folder / "report.css").read_text(encoding="utf-8")),
-        sightline_version=sightline.__version__,
     )

@@ -1,16 +1,12 @@
 """The page of a scaling study: one table, and a line for each batch size against the workers."""
 
-from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup
-
-import sightline
 from sightline import storage, tables
 from sightline.catalog import Catalog
 from sightline.errors import StorageError
-from sightline.reporting import charts, formats
+from sightline.reporting import charts
+from sightline.reporting.pages import render_page
 
 Rows = list[dict[str, Any]]
 
@@ -34,17 +30,9 @@ def write_study(catalog: Catalog, study: str) -> str:
 def render(dataset: str, study: str, rows: Rows) -> str:
     """The page as HTML."""
     ordered = sorted(rows, key=lambda row: (row["batch_size"], row["workers"]))
-    folder = Path(__file__).parent
-    environment = Environment(
-        loader=FileSystemLoader(folder),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters.update(formats.FILTERS)
     sizes = sorted({row["batch_size"] for row in rows})
-    return environment.get_template("study.html.j2").render(
+    return render_page(
+        "study.html.j2",
         dataset=dataset,
         study=study,
         rows=ordered,
@@ -52,8 +40,6 @@ def render(dataset: str, study: str, rows: Rows) -> str:
         best=max(rows, key=lambda row: row["accuracy"]),
         has_price=any(row["cost"] for row in rows),
         plots=[(size, _plot(_of_size(ordered, size))) for size in sizes],
-        css=Markup((folder / "report.css").read_text(encoding="utf-8")),
-        sightline_version=sightline.__version__,
     )
 
 

@@ -5,7 +5,6 @@ What is kept is portable: PCA, scaler and head as plain arrays, which predict wi
 """
 
 import logging
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -111,11 +110,7 @@ def _count_classes(spec: DatasetSpec, train: TrainSpec, rows: "DataFrame") -> di
     ]
     found = rows.groupBy("label").agg(*counting).collect()
     counts = {row["label"]: row["images"] for row in found}
-    if len(counts) < 2:
-        raise TrainingError(
-            f"Dataset {spec.name} has {len(counts)} class(es) in its train split "
-            f"({', '.join(counts)}); a classifier needs two, so add images of another class."
-        )
+    models.refuse_too_few_classes(spec, counts)
     most = max(row["apart"] for row in found)
     if most < train.folds:
         raise TrainingError(
@@ -130,22 +125,10 @@ def _describe(
 ) -> dict[str, Any]:
     assert spec.train is not None
     return {
-        "version": plan.version,
-        "kind": models.HEAD,
-        "fingerprint": plan.fingerprint,
-        "dataset": spec.name,
-        "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
-        "backbone_id": plan.backbone_id,
+        **models.describe(spec, catalog, plan, models.HEAD),
         "seed": spec.train.seed,
-        "spec": spec.model_dump(mode="json"),
-        "tables": {
-            "images": plan.images_version,
-            "features": plan.features_version,
-            "splits": tables.current_version(catalog.splits),
-        },
         "labels": classifier.labels,
         "reduction": classifier.pca and _describe_pca(classifier.pca),
-        "metrics": {},
     }
 
 

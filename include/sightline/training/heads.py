@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 
 from sightline import classifiers, spark
+from sightline.batches import to_matrix
 from sightline.classifiers import PortableHead
 from sightline.config import TrainSpec
 from sightline.errors import TrainingError
@@ -116,7 +117,7 @@ def _portable_forest(model: Any, folder: str) -> PortableHead:
     thresholds = [(split["leftCategoriesOrThreshold"] or [0.0])[0] for split in splits]
     features = np.array([split["featureIndex"] for split in splits])
     stats = rows["impurityStats"].combine_chunks().filter(pa.array(is_leaf))
-    counts = np.asarray(stats.flatten()).reshape(len(stats), -1)
+    counts = to_matrix(stats)
     return classifiers.RandomForest(
         roots=roots.astype(np.int32),
         features=np.where(is_leaf, 0, features).astype(np.int32),
