@@ -53,18 +53,22 @@ class StageOperator(TableLineage, PythonOperator):
         self.dataset = dataset
         self.stage = stage
         super().__init__(
-            task_id=stage.__name__, doc_md=stage.__doc__, python_callable=self.run_stage, **options
+            task_id=stage.__name__,
+            doc_md=stage.__doc__,
+            python_callable=self.run_stage,
+            op_args=[dataset],  # a bound method would see the name as it was before rendering
+            **options,
         )
 
-    def run_stage(self) -> Any:
-        """Call the stage."""
+    def run_stage(self, dataset: str) -> Any:
+        """Call the stage for a dataset."""
         from sightline import ledger
         from sightline.catalog import open_catalog
 
         context = get_current_context()
-        catalog = open_catalog(self.dataset)
+        catalog = open_catalog(dataset)
         try:
-            spec = load_dataset(self.dataset)
+            spec = load_dataset(dataset)
             task = current_task(context, spec, self.task_id)
             with ledger.recording(catalog, task) as record:
                 result = self.stage(Work(spec, catalog, task, record, context))
