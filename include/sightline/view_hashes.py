@@ -39,7 +39,8 @@ def hash_picture(pixels: Array) -> tuple[str, bytes]:
     signs = spectra[:, _CHOSEN[:, 0], _CHOSEN[:, 1]] > NO_SIGN
     views = np.packbits(signs, axis=1, bitorder="little").tobytes()
     lowest = spectra[0, :CLASSIC, :CLASSIC].round(6).ravel()
-    return np.packbits(lowest > np.median(lowest)).tobytes().hex(), views
+    middle = np.sort(lowest)[len(lowest) // 2 - 1 : len(lowest) // 2 + 1].mean()  # the median
+    return np.packbits(lowest > middle).tobytes().hex(), views
 
 
 def unpack_views(content: bytes | memoryview) -> Array:
