@@ -21,7 +21,9 @@ class QualitySpec(Section):
     blurry: Threshold = 0.29  # how much sharper than nothing, at 64 pixels
     low_information: Threshold = 0.3  # a tenth of the entropy in bits
     odd_aspect_ratio: Threshold = 0.35  # the shorter side to the longer
-    odd_size: Annotated[float, Field(gt=0)] | None = 3.0  # interquartile ranges beyond the middle half
+    odd_size: Annotated[float, Field(gt=0)] | None = (
+        3.0  # interquartile ranges beyond the middle half
+    )
     greyscale: bool = True
     # Hash bits, of 128, in which copies may differ. What is grouped for the splits has a bound of its own.
     near_duplicate: Annotated[int, Field(ge=0, le=24)] | None = 14

@@ -1,5 +1,7 @@
 """Columns that a table made by an older release misses: added to its log, null in its files."""
 
+from contextlib import suppress
+
 import pyarrow as pa
 from deltalake import DeltaTable, Schema
 from deltalake.exceptions import CommitFailedError
@@ -16,9 +18,7 @@ def add_missing_columns(opened: DeltaTable, schema: pa.Schema) -> None:
     missing = missing_columns(opened, schema)
     while missing:
         fields = Schema.from_arrow(pa.schema([schema.field(name) for name in missing])).fields
-        try:
+        with suppress(CommitFailedError):  # another writer came first; look at what it has left
             opened.alter.add_columns(fields)
-        except CommitFailedError:
-            pass  # another writer's commit came first; look again at what it has left
         opened.update_incremental()
         missing = missing_columns(opened, schema)

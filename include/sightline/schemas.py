@@ -83,7 +83,9 @@ REJECTS = pa.schema(
 ISSUES = pa.schema(
     [
         pa.field("image_id", pa.string(), nullable=False),
-        pa.field("issue", pa.string(), nullable=False),  # a name of issue_scores.SCORES, or near_duplicate
+        pa.field(
+            "issue", pa.string(), nullable=False
+        ),  # a name of issue_scores.SCORES, or near_duplicate
         pa.field("score", pa.float32(), nullable=False),
         pa.field("threshold", pa.float32(), nullable=False),  # which the score is below
         pa.field("other_id", pa.string()),  # the image that it is most alike, of a near_duplicate

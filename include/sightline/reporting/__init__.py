@@ -19,11 +19,13 @@ from sightline.catalog import Catalog
 from sightline.reporting import (
     data,
     formats,
+    issues,
     judgement,
     quality,
     result,
     runs,
     source,
+    splits,
     training_course,
 )
 from sightline.reporting.report_input import ReportInput, Runs, open_report
@@ -45,8 +47,10 @@ SECTIONS = {
     "training_course": Section("Training", training_course.training_course),
     "source": Section("What the source says", source.source),
     "class_balance": Section("Class balance", data.class_balance),
+    "splits": Section("Splits", splits.splits),
     "samples": Section("Samples", data.samples),
     "rejects": Section("Rejects", data.rejects),
+    "issues": Section("Issues", issues.issues),
     "components": Section("Principal components", quality.components),
     "confusion": Section("Confusion matrix", quality.confusion),
     "per_class": Section("Quality by class", quality.per_class),
