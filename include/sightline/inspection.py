@@ -18,7 +18,7 @@ from sightline.issue_scores import COLUMNS, UsualSizes, find_issues
 from sightline.ledger import Record, TaskRun
 from sightline.near_duplicates import Hashed, Pairs, pairs_among, pairs_between, score_of
 from sightline.schemas import ISSUES
-from sightline.view_hashes import unpack_views
+from sightline.view_hashes import BITS, unpack_views
 
 OTHER_ROWS = 262_144  # that are compared with the partition's at a time
 QUARTILES = """
@@ -98,7 +98,7 @@ class Nearest:
 
     def __init__(self, ids: pa.Array) -> None:
         self.ids = ids
-        self.bits = np.full(len(ids), 2**15, np.int16)
+        self.bits = np.full(len(ids), BITS + 1, np.int16)
         self.other: dict[int, str] = {}
 
     def take(self, pairs: Pairs, other_ids: pa.Array) -> None:

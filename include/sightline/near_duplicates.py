@@ -89,7 +89,8 @@ def pairs_among(images: Hashed, bound: int = BOUND) -> Iterator[Pairs]:
     searched = Hashed(images.views[first])
     for rows, others, bits in _search(searched, images.views, bound):
         is_other = rows != first[others]
-        yield Pairs(rows[is_other], first[others][is_other], bits[is_other])
+        if is_other.any():
+            yield Pairs(rows[is_other], first[others][is_other], bits[is_other])
 
 
 def pairs_between(images: Hashed, others: Hashed, bound: int = BOUND) -> Iterator[Pairs]:

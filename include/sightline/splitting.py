@@ -108,7 +108,7 @@ def _assign(spec: DatasetSpec, newcomers: Newcomers) -> list[dict[str, str]]:
     phashes = newcomers.images["phash"].to_pylist()
     rows = []
     for members, older in newcomers:
-        given = {group.split for group in older} | {hints[row] for row in members} - {None}
+        given = {group.split for group in older} | {hints[row] for row in members if hints[row]}
         own_id = min(phashes[row] for row in members)
         for row in members:
             split = hints[row] or _follow(given) or choose_split(spec.name, own_id, spec.split)
