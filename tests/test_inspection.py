@@ -1,10 +1,12 @@
 """Issues of images: as cleanvision calls them, written once however often the task runs."""
 
 import io
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from PIL import Image, ImageEnhance
 
@@ -128,11 +130,7 @@ def test_near_duplicates_are_named_across_partitions(spec: DatasetSpec, catalog:
 
 
 def test_exact_duplicates_are_counted_from_the_rejects(spec: DatasetSpec, catalog: Catalog) -> None:
-    from datetime import UTC, datetime
-
     store_rows(catalog.images, [image_row(encoded(photo(1)), "one")])
-    import pyarrow as pa
-
     rows = [
         {"uri": f"mem://{n}", "stage": "fetch_images", "reason": "duplicate" if n else "corrupt",
          "attempts": 1, "rejected_at": datetime(2026, 11, 5, tzinfo=UTC), "partition": "all"}

@@ -1,11 +1,12 @@
 """What shares a split: near-duplicates, owners, bursts; what would tie two splits together is set aside."""
 
-from collections import Counter
+import uuid
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -116,9 +117,9 @@ def test_a_sources_own_split_is_kept_across_copies_and_the_leak_is_counted(
     assert (counts["straddling"], counts["leaked_test_images"]) == (5, 5)
 
 
-@pytest.mark.parametrize(("group_by", "together"), [("owner", 30), ("burst", 10)])
+@pytest.mark.parametrize("group_by", ["owner", "burst"])
 def test_owners_and_bursts_share_a_split_with_those_that_came_before(
-    own_places: Path, group_by: str, together: int
+    own_places: Path, group_by: str
 ) -> None:
     text = f"source: {{type: folder, path: photos}}\nsplit: {{group_by: {group_by}}}\n"
     spec = write_dataset(own_places, "photos", text)
@@ -146,12 +147,9 @@ def test_owners_and_bursts_share_a_split_with_those_that_came_before(
     assert all(found[number] == found[number + 60] for number in range(60))
     apart = sum(found[number][0] != found[number + 30][0] for number in range(30))
     assert (apart == 0) == (group_by == "owner")
-    assert together <= counts["images"]
 
 
 def store_rows_by_uri(catalog: Catalog, rows: list[dict[str, Any]]) -> None:
-    import pyarrow as pa
-
     batch = pa.RecordBatch.from_pylist(rows, schema=catalog.manifest.schema)
     urls = tables.write_batches(catalog.manifest, [batch])
     tables.append_new(catalog.manifest, urls, "all", tables.Writer("tests"), key="uri")
@@ -165,7 +163,7 @@ def store_rows_by_uri(catalog: Catalog, rows: list[dict[str, Any]]) -> None:
 def test_adding_1000_images_moves_no_image(
     spec: DatasetSpec, seed: int, share: float, copies: float
 ) -> None:
-    catalog = open_catalog(f"photos_{seed}_{share:.6f}_{copies:.6f}")
+    catalog = open_catalog(f"photos_{uuid.uuid4().hex}")
     rng = np.random.default_rng(seed)
 
     def some(count: int, first: int) -> list[dict[str, Any]]:
@@ -223,4 +221,3 @@ def test_one_large_group_makes_no_class_uneven(spec: DatasetSpec, catalog: Catal
     rows = [{"image_id": f"{n:064x}", "group_id": "one", "split": "test"} for n in range(100)]
     store_rows(catalog.splits, rows)
     assert split_balance.uneven_classes(spec, catalog) == []
-    assert Counter(row["split"] for row in rows) == {"test": 100}
