@@ -9,7 +9,6 @@ from collections.abc import Iterator
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from sightline import batches, tables
 from sightline.catalog import Catalog
@@ -138,7 +137,5 @@ def _issue_batch(
 
 
 def _count_copies(catalog: Catalog, partition: str) -> int:
-    return sum(
-        pc.sum(pc.equal(batch["reason"], "duplicate")).as_py() or 0
-        for batch in tables.read_batches(catalog.rejects, ["reason"], partition=partition)
-    )
+    reasons = tables.read_batches(catalog.rejects, ["reason"], partition=partition)
+    return sum(batch["reason"].to_pylist().count("duplicate") for batch in reasons)

@@ -50,7 +50,8 @@ class Newcomers:
 
     def __iter__(self) -> Iterator[tuple[list[int], list[Older]]]:
         """The newcomers by group, as rows, and the older groups that each belongs to."""
-        rows, older = defaultdict(list), defaultdict(list)
+        rows: defaultdict[int, list[int]] = defaultdict(list)
+        older: defaultdict[int, list[Older]] = defaultdict(list)
         for row in range(len(self.images)):
             rows[self.groups.name(row)].append(row)
         for member, group in self.older.items():
