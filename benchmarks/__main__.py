@@ -10,7 +10,8 @@ import sys
 from benchmarks import plots
 from benchmarks.measuring import HOME
 
-ORDER = ("throughput", "night", "pca", "training", "spark_overhead", "fetch", "gpu", "memory")
+ORDER = ("throughput", "night", "pca", "training", "spark_overhead", "fetch", "gpu", "memory",
+         "near_duplicates")  # fmt: skip
 
 
 def main() -> None:

@@ -187,6 +187,23 @@ SECTIONS = {
         ),
         bar_plots("images_per_second_with_start", "Fetching, with start-up", "images a second"),
     ),
+    "near_duplicates": Section(
+        "Near-duplicates",
+        "Finding and grouping near-duplicates by the hashes of each image and of ten crops of it, mirrored "
+        "copies too, in one process. The hashes are made up, unevenly as real ones are, with copies of a "
+        "hundredth of the images.",
+        (
+            (
+                ("seconds", "seconds", number),
+                ("copies_found", "planted copies found", percent),
+                ("in_groups", "images in groups", count),
+                ("planted", "of them planted", count),
+                ("largest_group", "largest group", count),
+                MEMORY,
+            ),
+        ),
+        bar_plots("seconds", "Grouping near-duplicates", "seconds"),
+    ),
     "gpu": Section(
         "GPU",
         "From JPEG bytes to features in host memory, and the network alone, in bf16.",

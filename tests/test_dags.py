@@ -17,6 +17,7 @@ INGEST = [
     "validate_manifest",
     "fetch_images",
     "validate_images",
+    "inspect_images",
     "featurize",
     "validate_features",
 ]

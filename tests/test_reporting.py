@@ -455,6 +455,46 @@ def test_no_rejects_are_good_news(world: World) -> None:
     assert "None: every image that the source listed was taken, 24 of 24." in text
 
 
+def test_issues_are_counted_and_the_worst_are_shown(world: World) -> None:
+    assert "issues" not in Page(world.page()).sections  # nobody has looked for any
+    photos = [row for batch in tables.read_batches(world.catalog.images, ["image_id"])
+              for row in batch.to_pylist()]  # fmt: skip
+    rows = [
+        {**photo, "issue": issue, "score": 0.01 * n, "threshold": 0.5, "partition": "all",
+         "other_id": photos[0]["image_id"] if issue == "near_duplicate" else None}
+        for issue, count in (("dark", 8), ("near_duplicate", 2), ("greyscale", 24))
+        for n, photo in enumerate(photos[:count])
+    ]  # fmt: skip
+    write(world.catalog.issues, rows, "all")
+    page = Page(report_of(world.catalog))
+    text = page.sections["issues"]
+    assert "dark: 8 images (33.3%)" in text
+    assert "greyscale: 24 images (100%)" in text
+    assert "that is how this dataset is" in text
+    assert page.count("issues", "img") == 6 + 2 * 2  # a near-duplicate beside what it is a copy of
+
+
+def test_what_leaks_across_a_sources_own_split_is_said(world: World) -> None:
+    assert "No group straddles two splits." in Page(world.page()).sections["splits"]
+    photos = [
+        {
+            "image_id": f"{n}",
+            "group_id": f"{n % 4}",
+            "split": ("train", "test", "set_aside")[n // 4],
+        }
+        for n in range(9)
+    ]
+    write(world.catalog.splits, photos, None)
+    storage.write_json(
+        storage.join(world.catalog.model(VERSION), "model.json"),
+        {**(models.read_model(world.catalog, VERSION) or {}), "tables": {"images": 1}},
+    )
+    text = Page(report_of(world.catalog)).sections["splits"]
+    assert "tears 4 groups apart" in text
+    assert "4 of 10 test images (40%)" in text
+    assert "1 image is set aside" in text
+
+
 def test_the_scree_plot_marks_the_chosen_count(world: World) -> None:
     ratios = [0.4, 0.3, 0.15, 0.1]
     world.reduction = {"components": 4, "dim": 512, "total_explained": 0.95}

@@ -90,9 +90,10 @@ def test_every_image_gets_a_split_once(spec: DatasetSpec, catalog: Catalog) -> N
     counts = split(spec, catalog)
     found = stored(catalog)
     assert found.keys() == set(range(200))
-    assert counts == {"images": 200, "new": 200, "straddling": 0, "val": 0} | {
-        name: list(found.values()).count(name) for name in ("train", "test")
-    }
+    assert counts == {
+        "images": 200, "new": 200, "straddling": 0, "val": 0, "set_aside": 0, "groups": 200,
+        "groups_of_several": 0, "largest_group": 1, "leaked_test_images": 0, "uneven": [],
+    } | {name: list(found.values()).count(name) for name in ("train", "test")}  # fmt: skip
     assert 30 < counts["test"] < 70
     version = tables.current_version(catalog.splits)
     assert split(spec, catalog, "run-2") == counts | {"new": 0}
@@ -139,7 +140,7 @@ def test_a_sources_own_split_is_kept_and_what_it_tears_apart_is_counted(
     store_rows(catalog.images, [*hinted, *torn, *followers])
     counts = split(spec, catalog)
     found = stored(catalog)
-    assert counts["straddling"] == 1
+    assert (counts["straddling"], counts["leaked_test_images"]) == (1, 1)
     assert {number: found[number] for number in (0, 1, 2, 20, 21)} == {
         0: "train", 1: "val", 2: "test", 20: "train", 21: "test",
     }  # fmt: skip

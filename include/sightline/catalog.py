@@ -1,7 +1,7 @@
 """Where the data of a dataset lives, in the order in which it flows; no other module builds a path.
 
 <storage>/<dataset>/
-    manifest images rejects features splits reduced scores predictions metrics answers    Delta tables
+    manifest images rejects issues features splits reduced scores predictions metrics answers    Delta tables
     models/<version>/   plan.json, model.json, weights.safetensors, decision.json
     models/champion.json    the model that serves, and those before it
     predicted/          answers of a model as a file, and its submission
@@ -42,6 +42,11 @@ class Catalog:
     def rejects(self) -> Table:
         """Images that we could not take, and why."""
         return self._table("rejects", schemas.REJECTS, "partition")
+
+    @property
+    def issues(self) -> Table:
+        """What may be wrong with images that we hold."""
+        return self._table("issues", schemas.ISSUES, "partition")
 
     @property
     def features(self) -> Table:
@@ -90,6 +95,7 @@ class Catalog:
             self.manifest,
             self.images,
             self.rejects,
+            self.issues,
             self.features,
             self.splits,
             self.reduced,

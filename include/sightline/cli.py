@@ -150,6 +150,19 @@ def show_models(asked: argparse.Namespace) -> int:
     return OK
 
 
+def show_issues(asked: argparse.Namespace) -> int:
+    """What may be wrong with the images of a dataset."""
+    from sightline import issue_list
+
+    _known_dataset(asked.dataset)
+    found = issue_list.read_issues(open_catalog(asked.dataset), asked.kind, asked.limit)
+    if asked.json:
+        out.print_json(json.dumps(found.as_json()))
+    else:
+        say("\n".join(found.describe()))
+    return OK
+
+
 def rollback(asked: argparse.Namespace) -> int:
     """Let an earlier champion serve again."""
     from sightline import publishing
@@ -396,6 +409,13 @@ def _parser() -> argparse.ArgumentParser:
     listed = add("models", show_models, "every model of a dataset, and which one serves")
     listed.add_argument("dataset")
     listed.add_argument("--json", action="store_true", help="for programs")
+    found = add("issues", show_issues, "what may be wrong with the images of a dataset")
+    found.add_argument("dataset")
+    found.add_argument(
+        "--kind", metavar="ISSUE", help="such as dark: lists its images, worst first"
+    )
+    found.add_argument("--limit", metavar="N", type=_number, default=20, help="images to list")
+    found.add_argument("--json", action="store_true", help="for programs")
     back = add("rollback", rollback, "let the champion before, or another earlier one, serve again")
     back.add_argument("dataset")
     back.add_argument("--to", metavar="VERSION", help="default: the champion before this one")

@@ -23,6 +23,7 @@ from pydantic import (
 from sightline.backbone_names import TORCHVISION_NAMES
 from sightline.errors import ConfigError
 from sightline.fine_tune_config import FineTuneSpec
+from sightline.quality_config import QualitySpec
 from sightline.settings import load_settings
 from sightline.source_config import SOURCE_SPECS, FetchSpec, Section, SourceSpec
 
@@ -86,11 +87,14 @@ class ReduceSpec(Section):
 
 
 class SplitSpec(Section):
-    """Shares of the images that are kept out of training."""
+    """Shares of the images that are kept out of training, and what is never torn apart beside copies."""
 
     test: float = Field(0.25, gt=0, lt=0.9)
     val: float = Field(0.0, ge=0, lt=0.5)
     seed: int = 0  # another seed is another draw; images that have their split keep it
+    # `owner`: all images of an author; `burst`: those that an author uploaded within minutes
+    group_by: Literal["near_duplicate", "owner", "burst"] = "near_duplicate"
+    burst_minutes: float = Field(10, gt=0)  # between one upload and the next
 
     @model_validator(mode="after")
     def _leaves_some(self) -> Self:
@@ -195,6 +199,7 @@ class DatasetSpec(Section):
     fine_tune: FineTuneSpec | None = None
     gate: GateSpec = GateSpec()
     limits: LimitsSpec = LimitsSpec()
+    quality: QualitySpec = QualitySpec()
 
     @model_validator(mode="after")
     def _trains_something(self) -> Self:

@@ -41,7 +41,7 @@ ROWS = """
         SELECT min(q.image_id) AS image_id FROM {source} q
         JOIN splits t ON t.image_id = q.image_id AND t.split = '{split}'
         JOIN images j ON j.image_id = q.image_id AND j.label IS NOT NULL
-        LEFT ANTI JOIN (SELECT group_id FROM splits WHERE split <> '{split}') o
+        LEFT ANTI JOIN (SELECT group_id FROM splits WHERE split NOT IN ('{split}', 'set_aside')) o
             ON o.group_id = t.group_id
         WHERE q.{condition} GROUP BY t.group_id
     ) u ON u.image_id = p.image_id

@@ -53,6 +53,13 @@ IMAGES = pa.schema(
         pa.field("phash", pa.string(), nullable=False),  # 64-bit perceptual hash, hexadecimal
         pa.field("etag", pa.string()),  # the server's, or the source's where it has none
         pa.field("last_modified", pa.string()),  # as the server writes it
+        # Null in images that were measured before these columns came.
+        pa.field("view_hashes", pa.binary()),  # as view_hashes.hash_picture makes them
+        pa.field("brightness_p5", pa.float32()),  # as image_properties.Properties says
+        pa.field("brightness_p99", pa.float32()),
+        pa.field("entropy", pa.float32()),
+        pa.field("laplacian_variance", pa.float32()),
+        pa.field("histogram_deviation", pa.float32()),
         pa.field("partition", pa.string(), nullable=False),
     ]
 )
@@ -72,6 +79,20 @@ REJECTS = pa.schema(
     ]
 )
 
+# What may be wrong with an image that we hold; scores are 0 to 1, lower is worse.
+ISSUES = pa.schema(
+    [
+        pa.field("image_id", pa.string(), nullable=False),
+        pa.field(
+            "issue", pa.string(), nullable=False
+        ),  # a name of issue_scores.SCORES, or near_duplicate
+        pa.field("score", pa.float32(), nullable=False),
+        pa.field("threshold", pa.float32(), nullable=False),  # which the score is below
+        pa.field("other_id", pa.string()),  # the image that it is most alike, of a near_duplicate
+        pa.field("partition", pa.string(), nullable=False),
+    ]
+)
+
 FEATURES = pa.schema(
     [
         pa.field("image_id", pa.string(), nullable=False),
@@ -84,7 +105,7 @@ SPLITS = pa.schema(
     [
         pa.field("image_id", pa.string(), nullable=False),
         pa.field("group_id", pa.string(), nullable=False),
-        pa.field("split", pa.string(), nullable=False),  # train, val or test
+        pa.field("split", pa.string(), nullable=False),  # train, val, test or set_aside
     ]
 )
 

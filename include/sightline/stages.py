@@ -65,6 +65,14 @@ def validate_images(work: Work) -> None:
     work.record.read(work.catalog.images, work.catalog.rejects)
 
 
+def inspect_images(work: Work) -> None:
+    """Lists what may be wrong with this partition's images: dark, blurry, odd, near-duplicates; stops
+    nothing."""
+    from sightline import inspection
+
+    inspection.inspect_images(work.spec, work.catalog, work.task, work.record)
+
+
 def validate_features(work: Work) -> None:
     """Checks that every image has one finite embedding, then tells the training that features changed."""
     from sightline import validation
@@ -101,6 +109,11 @@ def split(work: Work) -> None:
     from sightline import splitting
 
     splitting.split_images(work.spec, work.catalog, work.task, work.record)
+    for uneven in work.record.counts["uneven"]:
+        log.warning(
+            "class %(label)s: %(tested)d of %(images)d images are tested, %(expected)s were expected; "
+            "chance does not explain it", uneven,
+        )  # fmt: skip
 
 
 def evaluate(work: Work) -> None:

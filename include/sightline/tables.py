@@ -30,6 +30,7 @@ from deltalake.transaction import AddAction, create_table_with_add_actions
 
 from sightline import storage
 from sightline.errors import StorageError
+from sightline.schema_evolution import add_missing_columns
 
 log = logging.getLogger(__name__)
 
@@ -179,6 +180,8 @@ def stream_query(**tables: Table | DeltaTable) -> Iterator[Callable[[str], pa.Re
                 )
                 opened = DeltaTable(f"{empty}/{name}")
             assert opened is not None
+            if isinstance(table, Table):
+                add_missing_columns(opened, table.schema)
             builder.register(name, opened)
         yield lambda statement: pa.RecordBatchReader.from_stream(builder.execute(statement))
 
@@ -293,6 +296,7 @@ def _versions(table: Table) -> Iterator[DeltaTable]:
             _create(table)
             opened = open_table(table)
         if opened is not None:
+            add_missing_columns(opened, table.schema)
             yield opened
 
 

@@ -14,11 +14,13 @@ from sightline.catalog import Catalog
 from sightline.reporting import (
     data,
     formats,
+    issues,
     judgement,
     quality,
     result,
     runs,
     source,
+    splits,
     training_course,
 )
 from sightline.reporting.pages import render_page
@@ -41,8 +43,10 @@ SECTIONS = {
     "training_course": Section("Training", training_course.training_course),
     "source": Section("What the source says", source.source),
     "class_balance": Section("Class balance", data.class_balance),
+    "splits": Section("Splits", splits.splits),
     "samples": Section("Samples", data.samples),
     "rejects": Section("Rejects", data.rejects),
+    "issues": Section("Issues", issues.issues),
     "components": Section("Principal components", quality.components),
     "confusion": Section("Confusion matrix", quality.confusion),
     "per_class": Section("Quality by class", quality.per_class),

@@ -8,7 +8,7 @@ from sightline.reporting.pictures import jpeg_source
 from sightline.reporting.report_input import ReportInput, Rows
 from sightline.tables import literal
 
-SPLITS = ("train", "val", "test", "none")
+SPLITS = ("train", "val", "test", "set_aside", "none")
 BALANCE_ENDS = 20  # classes shown at either end, when there are too many
 SAMPLE_CLASSES = 12
 SAMPLES_EACH = 6

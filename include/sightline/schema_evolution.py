@@ -1,0 +1,24 @@
+"""Columns that a table made by an older release misses: added to its log, null in its files."""
+
+from contextlib import suppress
+
+import pyarrow as pa
+from deltalake import DeltaTable, Schema
+from deltalake.exceptions import CommitFailedError
+
+
+def missing_columns(opened: DeltaTable, schema: pa.Schema) -> list[str]:
+    """Columns of a schema that the table's log does not name."""
+    known = {field.name for field in opened.schema().fields}
+    return [name for name in schema.names if name not in known]
+
+
+def add_missing_columns(opened: DeltaTable, schema: pa.Schema) -> None:
+    """Bring the log up to the schema, in one commit; ours or that of somebody who was faster."""
+    missing = missing_columns(opened, schema)
+    while missing:
+        fields = Schema.from_arrow(pa.schema([schema.field(name) for name in missing])).fields
+        with suppress(CommitFailedError):  # another writer came first; look at what it has left
+            opened.alter.add_columns(fields)
+        opened.update_incremental()
+        missing = missing_columns(opened, schema)
