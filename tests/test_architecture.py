@@ -12,16 +12,16 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 FOUNDATIONS = {
     "errors", "settings", "config", "backbone_names", "storage", "schemas", "tables", "catalog",
     "images", "progress", "spark", "source_config", "fine_tune_config", "batches", "classifiers",
-    "lookup", "spark_workers",
+    "lookup", "spark_workers", "labels_config",
 }  # fmt: skip
 MIDDLE = {
     "sources", "backbones", "models", "ledger", "rejection", "principal_components", "embeddings",
-    "metrics", "slices", "wanted_images",
+    "metrics", "slices", "wanted_images", "conflicts", "exclusions", "discriminant", "confident_learning",
 }  # fmt: skip
 STAGES = {
     "ingestion", "featurization", "splitting", "reduction", "training", "evaluation", "gating",
     "publishing", "validation", "reporting", "lineage", "preflight", "fine_tuning", "predicting",
-    "submission", "tracking",
+    "submission", "tracking", "label_audit", "drift",
 }  # fmt: skip
 KNOW_AIRFLOW = {"orchestration", "stages"}
 KNOW_TORCH = {"backbones", "featurization", "fine_tuning", "exporting", "worker_daemon"}

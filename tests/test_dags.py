@@ -24,6 +24,7 @@ TRAIN = [
     "wait_for_ingests",
     "plan",
     "split",
+    "audit_labels",
     "reduce",
     "train",
     "evaluate",

@@ -23,6 +23,7 @@ from pydantic import (
 from sightline.backbone_names import TORCHVISION_NAMES
 from sightline.errors import ConfigError
 from sightline.fine_tune_config import FineTuneSpec
+from sightline.labels_config import DriftSpec, LabelsSpec
 from sightline.settings import load_settings
 from sightline.source_config import SOURCE_SPECS, FetchSpec, Section, SourceSpec
 
@@ -190,7 +191,9 @@ class DatasetSpec(Section):
     fetch: FetchSpec = FetchSpec()
     backbone: BackboneSpec = BackboneSpec()
     reduce: ReduceSpec | None = ReduceSpec(explained_variance=0.95)
+    drift: DriftSpec = DriftSpec()
     split: SplitSpec = SplitSpec()
+    labels: LabelsSpec = LabelsSpec()
     train: TrainSpec | None = TrainSpec()
     fine_tune: FineTuneSpec | None = None
     gate: GateSpec = GateSpec()

@@ -18,6 +18,7 @@ from sightline import __version__, storage, tables
 from sightline.catalog import Catalog
 from sightline.classifiers import Classifier, Pca, arrays_of, pack, unpack
 from sightline.config import DatasetSpec
+from sightline.conflicts import find_conflicts
 from sightline.errors import TrainingError
 
 HEAD = "head"  # model.json's kind of a classifier on features
@@ -40,9 +41,11 @@ def make_plan(spec: DatasetSpec, catalog: Catalog, backbone_id: str) -> Plan:
     """Fix the inputs of a training run at their present versions."""
     images = tables.current_version(catalog.images) or 0
     features = tables.current_version(catalog.features) or 0
-    parts = [spec.backbone, spec.reduce, spec.split, spec.train, spec.fine_tune]
+    parts = [spec.backbone, spec.reduce, spec.split, spec.labels, spec.train, spec.fine_tune]
     settings = [None if part is None else part.model_dump(mode="json") for part in parts]
-    text = json.dumps([images, features, backbone_id, settings, __version__], sort_keys=True)
+    conflicts = find_conflicts(catalog, images)["image_id"].unique().to_pylist()
+    inputs = [images, features, backbone_id, settings, conflicts, __version__]
+    text = json.dumps(inputs, sort_keys=True)
     fingerprint = hashlib.sha256(text.encode()).hexdigest()
     return Plan(f"{features:05d}-{fingerprint[:8]}", backbone_id, images, features, fingerprint)
 

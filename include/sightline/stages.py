@@ -102,6 +102,14 @@ def split(work: Work) -> None:
     splitting.split_images(work.spec, work.catalog, work.task, work.record)
 
 
+def audit_labels(work: Work) -> None:
+    """Ranks the labels that the other images speak against, and settles which images are left out: those
+    in conflict, and the suspicious ones only where the dataset file says so."""
+    from sightline import label_audit
+
+    label_audit.audit_labels(work.spec, work.catalog, work.task, work.record, _plan(work))
+
+
 def evaluate(work: Work) -> None:
     """Predicts the test split with every candidate; keeps predictions and metrics under their versions."""
     from sightline import evaluation, models, tracking

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from safetensors.torch import save
 
-from sightline import backbones, models, storage, tables, wanted_images
+from sightline import backbones, exclusions, models, storage, tables, wanted_images
 from sightline.backbones.inference import has_bf16
 from sightline.catalog import Catalog
 from sightline.config import BackboneSpec, DatasetSpec
@@ -169,6 +169,7 @@ def describe(
             "train": job.training_set.train_images,
             "validation": job.training_set.validation_images,
         },
+        "excluded": exclusions.list_beside(catalog, plan.version, version),
         "metrics": {},
     }
 

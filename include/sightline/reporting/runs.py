@@ -14,6 +14,7 @@ COUNTED = {
         "held_before": "known, not fetched again",
         "rejects": "rejected",
         "duplicates": "held under another name",
+        "conflicts": "of them with another label",
     },
     "featurize": {"featurized": "featurized", "known": "known, not computed again"},
     "split": {
