@@ -18,6 +18,7 @@ INGEST = [
     "fetch_images",
     "validate_images",
     "featurize",
+    "measure_drift",
     "validate_features",
 ]
 TRAIN = [

@@ -64,6 +64,17 @@ def validate_images(work: Work) -> None:
     work.record.read(work.catalog.images, work.catalog.rejects)
 
 
+def measure_drift(work: Work) -> None:
+    """Compares the partition's new images with what the champion was trained on: classes, properties,
+    embeddings. Warns, or stops the run before a training sees them, as the dataset file's `drift:` says."""
+    from sightline import drift
+    from sightline.ledger import last_record
+
+    featurized = last_record(work.catalog, work.task.dag_id, "featurize", work.task.run_id)
+    backbone_id = featurized["counts"]["backbone_id"]
+    drift.measure_drift(work.spec, work.catalog, work.task, work.record, backbone_id)
+
+
 def validate_features(work: Work) -> None:
     """Checks that every image has one finite embedding, then tells the training that features changed."""
     from sightline import validation
