@@ -92,14 +92,15 @@ def test_a_night_like_those_before_is_fine_and_one_that_differs_is_named(
     assert {row["verdict"] for row in found.values()} == {drift.FINE}
     assert {(row["images"], row["reference_images"]) for row in found.values()} == {(300, 600)}
     assert found["classes"]["reference"] == "older partitions"
-    night(catalog, "2026-11-03", 300, 2000, shares=(0.05, 0.95))
-    assert drifted(measure(spec, catalog, "2026-11-03")) == {"classes"}
-    night(catalog, "2026-11-04", 300, 3000, moved=1.0)
-    assert drifted(measure(spec, catalog, "2026-11-04")) == {"embeddings"}
-    night(catalog, "2026-11-05", 300, 4000, size_bytes=10)
-    assert drifted(measure(spec, catalog, "2026-11-05")) == {"size_bytes"}
-    night(catalog, "2026-11-06", 300, 5000, shares=(0.4, 0.4, 0.2))  # a class that is new
+    # From the last night to the first: each is compared with those before it alone.
+    night(catalog, "2026-11-06", 300, 2000, shares=(0.05, 0.95))
     assert drifted(measure(spec, catalog, "2026-11-06")) == {"classes"}
+    night(catalog, "2026-11-05", 300, 3000, moved=1.0)
+    assert drifted(measure(spec, catalog, "2026-11-05")) == {"embeddings"}
+    night(catalog, "2026-11-04", 300, 4000, size_bytes=10)
+    assert drifted(measure(spec, catalog, "2026-11-04")) == {"size_bytes"}
+    night(catalog, "2026-11-03", 300, 5000, shares=(0.4, 0.4, 0.2))  # a class that is new
+    assert drifted(measure(spec, catalog, "2026-11-03")) == {"classes"}
 
 
 def test_too_few_images_give_no_number_whatever_they_are(
