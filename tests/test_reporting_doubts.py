@@ -1,4 +1,4 @@
-"""The report's sections about what is in doubt: labels, conflicts, drift; nothing is said where nothing is."""
+"""The report on what is in doubt: labels, conflicts, drift; nothing is said where nothing is."""
 
 from datetime import UTC, datetime
 from pathlib import Path

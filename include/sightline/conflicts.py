@@ -9,6 +9,7 @@ from deltalake import DeltaTable
 
 from sightline import tables
 from sightline.catalog import Catalog
+from sightline.labels_config import LabelsSpec
 
 DETAIL = "same bytes as "  # how a reject names the uri that holds its bytes
 
@@ -38,3 +39,13 @@ def find_conflicts(catalog: Catalog, images_version: int | None = None) -> pa.Ta
         images=images or catalog.images, manifest=catalog.manifest, rejects=catalog.rejects
     ) as sql:
         return sql(FOUND)
+
+
+def dropped_images(spec: LabelsSpec, catalog: Catalog, images_version: int) -> list[str]:
+    """Ids of the images in conflict that are neither trained nor tested on; none where the first label is
+    believed."""
+    if spec.conflicts != "drop":
+        return []
+    found = find_conflicts(catalog, images_version)
+    ids: list[str] = found["image_id"].unique().to_pylist()
+    return ids

@@ -235,7 +235,9 @@ class Fetch:
         held = lookup.rows_of(self.catalog.images, "uri", holders, ["uri", "label"]).to_pylist()
         labels = {row["uri"]: row["label"] for row in held}
         return {
-            uri: reject_row(listed[uri], _twin(listed[uri]["label"], holder, labels[holder]), None)
+            uri: reject_row(
+                listed[uri], _twin(listed[uri]["label"], holder, labels.get(holder)), None
+            )
             for uri, holder in twins.items()
         }
 

@@ -18,7 +18,7 @@ from sightline import __version__, storage, tables
 from sightline.catalog import Catalog
 from sightline.classifiers import Classifier, Pca, arrays_of, pack, unpack
 from sightline.config import DatasetSpec
-from sightline.conflicts import find_conflicts
+from sightline.conflicts import dropped_images
 from sightline.errors import TrainingError
 
 HEAD = "head"  # model.json's kind of a classifier on features
@@ -43,8 +43,8 @@ def make_plan(spec: DatasetSpec, catalog: Catalog, backbone_id: str) -> Plan:
     features = tables.current_version(catalog.features) or 0
     parts = [spec.backbone, spec.reduce, spec.split, spec.labels, spec.train, spec.fine_tune]
     settings = [None if part is None else part.model_dump(mode="json") for part in parts]
-    conflicts = find_conflicts(catalog, images)["image_id"].unique().to_pylist()
-    inputs = [images, features, backbone_id, settings, conflicts, __version__]
+    dropped = dropped_images(spec.labels, catalog, images)  # by what the source says by now
+    inputs = [images, features, backbone_id, settings, dropped, __version__]
     text = json.dumps(inputs, sort_keys=True)
     fingerprint = hashlib.sha256(text.encode()).hexdigest()
     return Plan(f"{features:05d}-{fingerprint[:8]}", backbone_id, images, features, fingerprint)

@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 from sightline import exclusions, storage, tables
 from sightline.catalog import Catalog
 from sightline.config import DatasetSpec
-from sightline.conflicts import find_conflicts
+from sightline.conflicts import dropped_images
 from sightline.label_audit.audited import TRAIN, Audit
 from sightline.label_audit.opinions import Judging, fit_judges
 from sightline.label_audit.suspicion import find_suspicious
@@ -29,8 +29,7 @@ def audit_labels(
     """Rank the labels of the plan's images from the worst, and settle which images its models leave out."""
     record.read(catalog.images, catalog.features, catalog.splits)
     held = tables.claim(catalog.suspicious_labels, task.writer)
-    conflicts = find_conflicts(catalog, plan.images_version)["image_id"].unique().to_pylist()
-    dropped = frozenset(conflicts) if spec.labels.conflicts == "drop" else frozenset[str]()
+    dropped = frozenset(dropped_images(spec.labels, catalog, plan.images_version))
     suspicious, judged = _audit(Audit(spec, catalog, plan, dropped))
     excluded = choose_excluded(suspicious, judged["train_images"], spec.labels.exclude_suspicious)
     found = _finish(suspicious, excluded, plan.version)
@@ -43,8 +42,8 @@ def audit_labels(
         **judged,
         "label_issues": pc.sum(found["is_label_issue"]).as_py() or 0,
         "outliers": pc.sum(found["is_outlier"]).as_py() or 0,
-        "conflicts": len(conflicts),
-        "excluded": len(reasons),
+        "conflicts": len(dropped),
+        "excluded": len(excluded),
     }
     record.wrote(catalog.suspicious_labels, catalog.exclusions)
 
