@@ -85,6 +85,7 @@ def test_a_night_like_those_before_is_fine_and_one_that_differs_is_named(
 ) -> None:
     night(catalog, "2026-11-01", 600, 0)
     night(catalog, "2026-11-02", 300, 1000)
+    night(catalog, "2026-11-02", 50, 9000, size_bytes=1, split_hint="predict")  # trains nobody
     found = measure(spec, catalog, "2026-11-02")
     assert found.keys() == {
         "classes", "shorter_side", "aspect_ratio", "size_bytes", "n_channels", "embeddings"

@@ -15,13 +15,10 @@ from sightline.tables import Table, literal
 OLDER = "older partitions"
 MOST_IMAGES = 20_000  # of a side that are looked at, chosen by their hash
 
-# New are those that the champion was neither trained nor tested on.
-NEW_TO_CHAMPION = (
-    "FROM images i LEFT ANTI JOIN splits s ON s.image_id = i.image_id WHERE i.partition = {}"
-)
-OF_CHAMPION = (
-    "FROM images i JOIN splits s ON s.image_id = i.image_id AND s.split = 'train' WHERE true"
-)
+# What the source wants predicted trains nobody.
+WANTED = "coalesce(i.split_hint, '') <> 'predict'"
+UNKNOWN = "LEFT ANTI JOIN splits s ON s.image_id = i.image_id"  # neither trained nor tested on
+TRAINED = "JOIN splits s ON s.image_id = i.image_id AND s.split = 'train'"
 
 
 @dataclass(frozen=True)
@@ -54,10 +51,13 @@ def choose_sides(catalog: Catalog, partition: str) -> Sides:
     name = literal(partition)
     champion = models.read_champion(catalog)
     if champion is None:
-        ours, others = (f"FROM images i WHERE i.partition {how} {name}" for how in ("=", "<"))
+        ours, others = (
+            f"FROM images i WHERE {WANTED} AND i.partition {how} {name}" for how in ("=", "<")
+        )
         return _counted(catalog, catalog.splits, OLDER, ours, others)
-    ours = NEW_TO_CHAMPION.format(name)
-    return _counted(catalog, _splits_of(catalog, champion), champion["version"], ours, OF_CHAMPION)
+    ours = f"FROM images i {UNKNOWN} WHERE {WANTED} AND i.partition = {name}"
+    trained = f"FROM images i {TRAINED} WHERE {WANTED}"
+    return _counted(catalog, _splits_of(catalog, champion), champion["version"], ours, trained)
 
 
 def _counted(
