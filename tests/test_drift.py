@@ -147,7 +147,7 @@ def test_the_champions_train_images_are_the_measure_and_what_it_knows_is_not_new
     night(catalog, "2026-11-01", 400, 0)
     night(catalog, "2026-11-02", 400, 1000, shares=(0.1, 0.9))
     crown(catalog, [*range(400), *range(1000, 1400)])
-    night(catalog, "2026-11-03", 200, 2000, shares=(0.1, 0.9))
+    night(catalog, "2026-11-03", 200, 2000, shares=(0.9, 0.1))
     splits = current_version(catalog.splits)
     later = [{"image_id": f"{2000:064x}", "group_id": "x", "split": "train"}]
     store_rows(catalog.splits, later)  # of a model that was refused

@@ -293,6 +293,6 @@ def _known_keys(model: type[Section], location: list[str]) -> list[str]:
 def _nearest(value: str, known: Any) -> str:
     """`; did you mean 'x'? Known: ...` for the end of a sentence."""
     close = difflib.get_close_matches(value, known, n=3, cutoff=0.5)
-    listed = sorted(known) if len(known) <= 12 else close
+    listed = sorted(known) if len(known) <= 20 else close
     hint = f"; did you mean {close[0]!r}?" if close else "."
     return f"{hint} Known: {', '.join(listed)}." if listed else hint

@@ -28,23 +28,23 @@ class Number:
 
 def stability(new: Array, reference: Array) -> Number:
     """The population stability index of counts (bins,) against others: the sum over the bins of
-    (p - q) ln(p / q). Chance is simulated: as many images drawn of both together.
+    (p - q) ln(p / q). Chance is what comes of dealing out the images of both sides anew.
     """
-    pooled = (new + reference) / (new + reference).sum()
-    seen = pooled > 0
-    new, reference, pooled = new[seen], reference[seen], pooled[seen]
+    both = (new + reference).astype(np.int64)
     draws = np.random.default_rng(0)  # the same numbers whenever it is measured
-    drawn = draws.multinomial(int(new.sum()), pooled, DRAWS)
-    drawn_reference = draws.multinomial(int(reference.sum()), pooled, DRAWS)
-    by_chance = _stability(drawn, drawn_reference, pooled)
-    value = float(_stability(new[None], reference[None], pooled)[0])
-    return Number(value, float(np.quantile(by_chance, CHANCE)))
+    dealt = draws.multivariate_hypergeometric(both, int(new.sum()), DRAWS, method="marginals")
+    by_chance = _stability(dealt, both)
+    return Number(float(_stability(new[None], both)[0]), float(np.quantile(by_chance, CHANCE)))
 
 
-def _stability(new: Array, reference: Array, pooled: Array) -> Array:
-    """(n,) of counts (n, bins). One more image, spread as all are, keeps empty bins finite."""
-    p = (new + pooled) / (new.sum(axis=1, keepdims=True) + 1)
-    q = (reference + pooled) / (reference.sum(axis=1, keepdims=True) + 1)
+def _stability(new: Array, both: Array) -> Array:
+    """(n,) of counts (n, bins) out of those of both sides. One more image on each side, spread as all
+    are, keeps empty bins finite.
+    """
+    reference, pooled = both - new, both / both.sum()
+    seen = both > 0
+    p = (new + pooled)[:, seen] / (new.sum(axis=1, keepdims=True) + 1)
+    q = (reference + pooled)[:, seen] / (reference.sum(axis=1, keepdims=True) + 1)
     return np.asarray(((p - q) * np.log(p / q)).sum(axis=1))
 
 
