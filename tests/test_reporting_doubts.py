@@ -29,13 +29,13 @@ def doubtful(world: World, count: int) -> list[dict[str, Any]]:
 
 
 def test_without_an_audit_a_conflict_or_a_measure_there_is_no_such_section(world: World) -> None:
-    page = Page(world.report())
+    page = Page(world.page())
     assert not {"suspicious_labels", "conflicts", "drift"} & page.sections.keys()
 
 
 def test_suspicious_labels_come_worst_first_beside_what_was_left_out(world: World) -> None:
     world.more_model = {"excluded": {"suspicious": 1, "list": "excluded.json"}}
-    world.report()
+    world.page()
     write(world.catalog.suspicious_labels, doubtful(world, 5), VERSION)
     world.record("train_pets", "audit_labels", "10:02", 1.0, judged=24, accuracy=0.75, outliers=1)
     html = report_of(world.catalog)
@@ -50,7 +50,7 @@ def test_suspicious_labels_come_worst_first_beside_what_was_left_out(world: Worl
 
 
 def test_an_audit_that_found_nothing_says_so(world: World) -> None:
-    world.report()
+    world.page()
     world.record("train_pets", "audit_labels", "10:02", 1.0, judged=24, accuracy=1.0, outliers=0)
     text = Page(report_of(world.catalog)).sections["suspicious_labels"]
     assert "None: every image is likelier of its own class" in text
@@ -58,7 +58,7 @@ def test_an_audit_that_found_nothing_says_so(world: World) -> None:
 
 
 def test_conflicts_show_both_labels_and_what_is_made_of_them(world: World) -> None:
-    world.report()
+    world.page()
     batches = tables.read_batches(world.catalog.images, ["uri", "label"])
     image = next(row for batch in batches for row in batch.to_pylist())
     row = {"uri": "https://host.example/twin.png?token=s3cret", "label": "unicorn", "attempts": 1}
@@ -79,7 +79,7 @@ def test_conflicts_show_both_labels_and_what_is_made_of_them(world: World) -> No
 
 def test_drift_is_shown_by_partition_with_what_warned(tmp_path: Path) -> None:
     world = World(str(tmp_path))
-    world.report()
+    world.page()
     for day, value, verdict in (("2026-11-05", 0.013, "fine"), ("2026-11-06", 0.52, "warn")):
         common = {"partition": day, "warn": 0.25, "images": 300, "reference_images": 900}
         rows = [
