@@ -153,7 +153,11 @@ def _open(spec: DatasetSpec, catalog: Catalog, plan: Plan, version: str) -> Cand
     images = tables.open_table(catalog.images, plan.images_version)
     assert images is not None  # the plan was made of it
     statement = UNSEEN.format(labelled=_labelled(plan))
-    read = {"images": images, "splits": catalog.splits, "exclusions": catalog.exclusions}
+    read: dict[str, Any] = {
+        "images": images,
+        "splits": catalog.splits,
+        "exclusions": catalog.exclusions,
+    }
     with tables.query(**read) as sql:
         unseen = sorted(set(sql(statement)["label"].to_pylist()) - set(model["labels"]))
     return Candidate(spec, catalog, plan, model, [*model["labels"], *unseen])

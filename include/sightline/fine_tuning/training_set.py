@@ -64,7 +64,11 @@ def build_training_set(
     """Write the lists into a folder; TrainingError where there is too little to train on."""
     images = tables.open_table(catalog.images, plan.images_version)
     assert images is not None  # the plan was made of it
-    read = {"images": images, "splits": catalog.splits, "exclusions": catalog.exclusions}
+    read: dict[str, Any] = {
+        "images": images,
+        "splits": catalog.splits,
+        "exclusions": catalog.exclusions,
+    }
     with tables.query(**read) as sql:
         found = sql(CLASSES.format(version=tables.literal(plan.version)))
     excluded = exclusions.read_exclusions(catalog, plan.version)
