@@ -66,6 +66,7 @@ def build(spec: DatasetSpec) -> DAG:
             python_stage(spec, stages.validate_images),
             python_stage(spec, stages.inspect_images),
             spark_stage(spec, "featurize", FEATURIZE, **FEATURIZING),
+            python_stage(spec, stages.measure_drift),
             python_stage(spec, stages.validate_features, outlets=[features_asset(spec.name)]),
         )
     return dag

@@ -43,9 +43,10 @@ def build(spec: DatasetSpec) -> DAG:
         doc_md=__doc__,
     ) as dag:
         split, evaluate = python_stage(spec, stages.split), python_stage(spec, stages.evaluate)
-        chain(wait_for_ingests(spec), python_stage(spec, stages.plan), split)
+        audit = python_stage(spec, stages.audit_labels)
+        chain(wait_for_ingests(spec), python_stage(spec, stages.plan), split, audit)
         for branch in candidates(spec):
-            chain(split, *branch, evaluate)
+            chain(audit, *branch, evaluate)
         chain(
             evaluate,
             python_stage(spec, stages.gate),

@@ -13,17 +13,17 @@ FOUNDATIONS = {
     "errors", "settings", "config", "backbone_names", "storage", "schemas", "tables", "catalog",
     "images", "progress", "spark", "source_config", "fine_tune_config", "batches", "classifiers",
     "lookup", "parquet", "hashing", "spark_workers", "schema_evolution", "quality_config", "view_hashes",
-    "image_properties",
+    "image_properties", "labels_config",
 }  # fmt: skip
 MIDDLE = {
     "sources", "backbones", "models", "ledger", "rejection", "principal_components", "embeddings",
     "metrics", "slices", "wanted_images", "near_duplicates", "split_groups", "split_balance",
-    "issue_scores",
+    "issue_scores", "conflicts", "exclusions", "discriminant", "confident_learning",
 }  # fmt: skip
 STAGES = {
     "ingestion", "featurization", "splitting", "reduction", "training", "evaluation", "gating",
     "publishing", "validation", "reporting", "lineage", "preflight", "fine_tuning", "predicting",
-    "submission", "tracking", "inspection",
+    "submission", "tracking", "inspection", "label_audit", "drift",
 }  # fmt: skip
 KNOW_AIRFLOW = {"work", "operators", "orchestration", "stages"}
 KNOW_TORCH = {"backbones", "featurization", "fine_tuning", "exporting", "worker_daemon"}

@@ -19,12 +19,14 @@ INGEST = [
     "validate_images",
     "inspect_images",
     "featurize",
+    "measure_drift",
     "validate_features",
 ]
 TRAIN = [
     "wait_for_ingests",
     "plan",
     "split",
+    "audit_labels",
     "reduce",
     "train",
     "evaluate",

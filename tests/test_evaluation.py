@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sightline import models, tables
+from sightline import exclusions, models, tables
 from sightline.catalog import Catalog
 from sightline.classifiers import Classifier, LogisticRegression, Pca, Scaler
 from sightline.config import DatasetSpec
@@ -87,6 +87,19 @@ def test_each_test_image_has_one_prediction_and_the_model_its_metrics(
         if row["name"] == "support" and row["split"] == "test"
     }
     assert support == {"left": 2, "right": 1, "up": 1}
+
+
+def test_an_image_in_conflict_is_not_tested_on_and_a_suspicious_one_is(
+    spec: DatasetSpec, catalog: Catalog
+) -> None:
+    plan = trained(catalog, spec)
+    reasons = {f"{4:064x}": "conflict", f"{7:064x}": "conflict", f"{5:064x}": "suspicious"}
+    exclusions.write_exclusions(catalog, plan.version, reasons, make_task("audit")[0].writer)
+    other = {f"{6:064x}": "conflict"}
+    exclusions.write_exclusions(catalog, "another", other, make_task("audit")[0].writer)
+    assert run(spec, catalog, plan).counts == {"rows": 2, "accuracy": 0.5, "unseen": 0}
+    rows = {int(row["image_id"], 16) for row in stored(catalog.predictions)}
+    assert rows == {5, 6, 8}
 
 
 def test_a_rerun_replaces_predictions_and_metrics(spec: DatasetSpec, catalog: Catalog) -> None:

@@ -10,7 +10,7 @@ from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
-from sightline import models
+from sightline import exclusions, models, storage
 from sightline.catalog import Catalog
 from sightline.classifiers import Classifier, arrays_of
 from sightline.config import DatasetSpec, TrainSpec
@@ -125,6 +125,24 @@ def test_images_without_a_label_and_of_other_splits_are_left_out(
     counts, model = train(spark, spec, catalog, values, labels, ["train"] * 30 + ["test"] * 10)
     assert counts["rows"] == 28
     assert model["labels"] == ["bus", "car", "tram"]
+
+
+def test_what_the_plan_leaves_out_is_not_trained_on_and_listed_beside_the_model(
+    spark: "SparkSession", spec: DatasetSpec, catalog: Catalog
+) -> None:
+    values, labels = clouds(42)
+    plan = store_embeddings(catalog, spec, values, labels, ["train"] * 30 + ["test"] * 12)
+    reasons = {f"{0:064x}": "suspicious", f"{1:064x}": "suspicious", f"{2:064x}": "conflict"}
+    task, record = make_task("train")
+    exclusions.write_exclusions(catalog, plan.version, reasons, task.writer)
+    exclusions.write_exclusions(catalog, "another", {f"{3:064x}": "conflict"}, task.writer)
+    train_classifier(spark, spec, catalog, task, record, plan)
+    model = models.read_model(catalog, plan.version)
+    assert model is not None
+    assert record.counts["rows"] == model["rows"]["train"] == 27
+    assert model["excluded"] == {"suspicious": 2, "conflict": 1, "list": "excluded.json"}
+    kept = storage.read_json(storage.join(catalog.model(plan.version), "excluded.json"))
+    assert kept == reasons
 
 
 def test_too_few_classes_or_images_are_refused(

@@ -205,7 +205,8 @@ def test_the_failure_budget_counts_rejects_but_no_duplicates(
     fill(catalog.manifest, [listed(name) for name in names])
     bad, double, good = names[:corrupt], names[corrupt:5], names[5:]
     fill(catalog.rejects, [rejected(name) for name in bad]
-         + [rejected(name, "duplicate") for name in double])  # fmt: skip
+         + [rejected(name, "duplicate") for name in double[1:]]
+         + [rejected(name, "conflict") for name in double[:1]])  # fmt: skip
     fill(catalog.images, [held(name) for name in good])
     if passes:
         assert validation.validate_images(catalog, NIGHT, LIMITS).rows == 10

@@ -1,7 +1,8 @@
 """Where the data of a dataset lives, in the order in which it flows; no other module builds a path.
 
 <storage>/<dataset>/
-    manifest images rejects issues features splits reduced scores predictions metrics answers    Delta tables
+    manifest images rejects issues features drift splits suspicious_labels exclusions reduced scores
+    predictions metrics answers scaling    Delta tables
     models/<version>/   plan.json, model.json, weights.safetensors, decision.json
     models/champion.json    the model that serves, and those before it
     predicted/          answers of a model as a file, and its submission
@@ -54,9 +55,24 @@ class Catalog:
         return self._table("features", schemas.FEATURES, "backbone_id")
 
     @property
+    def drift(self) -> Table:
+        """How far each partition is from what was there before."""
+        return self._table("drift", schemas.DRIFT, "partition")
+
+    @property
     def splits(self) -> Table:
         """The split of each image, for good."""
         return self._table("splits", schemas.SPLITS, None)
+
+    @property
+    def suspicious_labels(self) -> Table:
+        """Labels that the other images speak against, worst first, by plan."""
+        return self._table("suspicious_labels", schemas.SUSPICIOUS_LABELS, "model_version")
+
+    @property
+    def exclusions(self) -> Table:
+        """Images that the models of a plan leave out, and why."""
+        return self._table("exclusions", schemas.EXCLUSIONS, "model_version")
 
     @property
     def reduced(self) -> Table:
@@ -97,7 +113,10 @@ class Catalog:
             self.rejects,
             self.issues,
             self.features,
+            self.drift,
             self.splits,
+            self.suspicious_labels,
+            self.exclusions,
             self.reduced,
             self.scores,
             self.predictions,

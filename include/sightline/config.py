@@ -23,6 +23,7 @@ from pydantic import (
 from sightline.backbone_names import TORCHVISION_NAMES
 from sightline.errors import ConfigError
 from sightline.fine_tune_config import FineTuneSpec
+from sightline.labels_config import DriftSpec, LabelsSpec
 from sightline.quality_config import QualitySpec
 from sightline.settings import load_settings
 from sightline.source_config import SOURCE_SPECS, FetchSpec, Section, SourceSpec
@@ -194,7 +195,9 @@ class DatasetSpec(Section):
     fetch: FetchSpec = FetchSpec()
     backbone: BackboneSpec = BackboneSpec()
     reduce: ReduceSpec | None = ReduceSpec(explained_variance=0.95)
+    drift: DriftSpec = DriftSpec()
     split: SplitSpec = SplitSpec()
+    labels: LabelsSpec = LabelsSpec()
     train: TrainSpec | None = TrainSpec()
     fine_tune: FineTuneSpec | None = None
     gate: GateSpec = GateSpec()
@@ -295,6 +298,6 @@ def _known_keys(model: type[Section], location: list[str]) -> list[str]:
 def _nearest(value: str, known: Any) -> str:
     """`; did you mean 'x'? Known: ...` for the end of a sentence."""
     close = difflib.get_close_matches(value, known, n=3, cutoff=0.5)
-    listed = sorted(known) if len(known) <= 12 else close
+    listed = sorted(known) if len(known) <= 20 else close
     hint = f"; did you mean {close[0]!r}?" if close else "."
     return f"{hint} Known: {', '.join(listed)}." if listed else hint

@@ -33,14 +33,23 @@ Array = np.ndarray[Any, Any]
 # The splits of the metrics table.
 TEST, DUPLICATE_FREE, PLAIN = "test", "test_duplicate_free", "test_plain"
 
+# Nobody knows the label of an image in conflict.
+LABELLED = """
+    SELECT i.image_id, i.label FROM images i
+    LEFT ANTI JOIN (
+        SELECT image_id FROM exclusions WHERE model_version = {plan} AND reason = 'conflict'
+    ) e ON e.image_id = i.image_id
+"""
+
 ROWS = """
+    WITH labelled AS ({labelled})
     SELECT p.image_id, {columns}, i.label, u.image_id IS NOT NULL AS is_unique FROM {source} p
     JOIN splits s ON s.image_id = p.image_id AND s.split = '{split}'
-    JOIN images i ON i.image_id = p.image_id
+    JOIN labelled i ON i.image_id = p.image_id
     LEFT JOIN (
         SELECT min(q.image_id) AS image_id FROM {source} q
         JOIN splits t ON t.image_id = q.image_id AND t.split = '{split}'
-        JOIN images j ON j.image_id = q.image_id AND j.label IS NOT NULL
+        JOIN labelled j ON j.image_id = q.image_id AND j.label IS NOT NULL
         LEFT ANTI JOIN (SELECT group_id FROM splits WHERE split NOT IN ('{split}', 'set_aside')) o
             ON o.group_id = t.group_id
         WHERE q.{condition} GROUP BY t.group_id
@@ -49,7 +58,7 @@ ROWS = """
 """
 
 UNSEEN = """
-    SELECT DISTINCT i.label FROM images i
+    SELECT DISTINCT i.label FROM ({labelled}) i
     JOIN splits s ON s.image_id = i.image_id AND s.split = 'test'
     WHERE i.label IS NOT NULL
 """
@@ -127,8 +136,14 @@ def _open(spec: DatasetSpec, catalog: Catalog, plan: Plan, version: str) -> Cand
         )
     images = tables.open_table(catalog.images, plan.images_version)
     assert images is not None  # the plan was made of it
-    with tables.query(images=images, splits=catalog.splits) as sql:
-        unseen = sorted(set(sql(UNSEEN)["label"].to_pylist()) - set(model["labels"]))
+    statement = UNSEEN.format(labelled=_labelled(plan))
+    read: dict[str, Any] = {
+        "images": images,
+        "splits": catalog.splits,
+        "exclusions": catalog.exclusions,
+    }
+    with tables.query(**read) as sql:
+        unseen = sorted(set(sql(statement)["label"].to_pylist()) - set(model["labels"]))
     return Candidate(spec, catalog, plan, model, [*model["labels"], *unseen])
 
 
@@ -263,10 +278,17 @@ def _rows(
     table = tables.open_table(getattr(catalog, source), versions.get(source))
     images = tables.open_table(catalog.images, plan.images_version)
     assert images is not None  # the plan was made of it
-    statement = ROWS.format(split=split, source=source, columns=columns, condition=condition)
+    statement = ROWS.format(
+        labelled=_labelled(plan), split=split, source=source, columns=columns, condition=condition
+    )
     read = {source: table or getattr(catalog, source), "images": images, "splits": catalog.splits}
-    with tables.stream_query(**read) as sql:
+    with tables.stream_query(**read, exclusions=catalog.exclusions) as sql:
         yield from (batch for batch in sql(statement) if batch.num_rows)
+
+
+def _labelled(plan: Plan) -> str:
+    """The SQL of the images whose label is known."""
+    return LABELLED.format(plan=tables.literal(plan.version))
 
 
 def _prediction_batch(batch: Predicted, candidate: Candidate) -> pa.RecordBatch:

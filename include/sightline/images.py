@@ -36,6 +36,7 @@ REASONS = {
     "truncated": "The image breaks off.",
     "corrupt": "The image cannot be decoded.",
     "duplicate": "The same bytes are held under another uri.",
+    "conflict": "The same bytes are held under another uri and with another label.",
 }
 # What begins an image, or a file often mistaken for one, that we do not open.
 SIGNATURES = {

@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from sightline import rejection, spark, storage, tables
+from sightline import lookup, rejection, spark, storage, tables
 from sightline.catalog import Catalog
 from sightline.config import DatasetSpec
+from sightline.conflicts import DETAIL
 from sightline.errors import SourceError
 from sightline.images import Limits, Rejected
 from sightline.ledger import Record, TaskRun
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 MOST_CHUNKS = 4_000
+COUNTED = ("images", "rejects", "duplicates", "conflicts", "bytes")  # of each chunk
 LEAST_IMAGES = 64  # in a chunk, where there are fewer chunks than cores
 
 
@@ -98,7 +100,7 @@ def counts_if_done(spec: DatasetSpec, catalog: Catalog, partition: str) -> dict[
     listed = _count(catalog.manifest, partition)
     if listed or rejection.due_partitions(catalog, spec.fetch, but=partition):
         return None
-    return dict.fromkeys(("wanted", "held_before", "images", "rejects", "duplicates", "bytes"), 0)
+    return dict.fromkeys(("wanted", "held_before", *COUNTED), 0)
 
 
 @dataclass(frozen=True)
@@ -141,7 +143,7 @@ class Fetch:
             work.unpersist()
             storage.remove_tree(folder)
         counts = Counter(wanted=wanted, held_before=wanted - missing, tried=missing)
-        for name in ("images", "rejects", "duplicates", "bytes"):
+        for name in COUNTED:
             counts[name] = sum(one[name] for one in done)
         return counts
 
@@ -209,7 +211,7 @@ class Fetch:
         for row in left_out:
             size_bytes.pop(row["uri"], None)
         listed = {row["uri"]: row for row in _read([url], "uri", "label", "etag", "attempts")}
-        duplicates = _duplicates(left_out, listed)
+        duplicates = self._duplicates(left_out, listed)
         told = {
             row["uri"]: row for row in rejected.value
         }  # a Spark task that ran twice tells twice
@@ -220,8 +222,24 @@ class Fetch:
             images=len(size_bytes),
             rejects=len(rejects),
             duplicates=len(duplicates),
+            conflicts=sum(row["reason"] == "conflict" for row in duplicates.values()),
             bytes=sum(size_bytes.values()),
         )
+
+    def _duplicates(
+        self, left_out: list[dict[str, Any]], listed: dict[str, dict[str, Any]]
+    ) -> dict[str, dict[str, Any]]:
+        """Reject rows for images whose bytes are held under another uri; one held under its own is none."""
+        twins = {row["uri"]: row["held_by"] for row in left_out if row["held_by"] != row["uri"]}
+        holders = sorted(set(twins.values()))
+        held = lookup.rows_of(self.catalog.images, "uri", holders, ["uri", "label"]).to_pylist()
+        labels = {row["uri"]: row["label"] for row in held}
+        return {
+            uri: reject_row(
+                listed[uri], _twin(listed[uri]["label"], holder, labels.get(holder)), None
+            )
+            for uri, holder in twins.items()
+        }
 
     @property
     def _limits(self) -> Limits:
@@ -256,17 +274,10 @@ def _spark_schema(schema: pa.Schema) -> Any:
     return from_arrow_schema(schema)
 
 
-def _duplicates(
-    left_out: list[dict[str, Any]], listed: dict[str, dict[str, Any]]
-) -> dict[str, dict[str, Any]]:
-    """Reject rows for images whose bytes are held under another uri; one held under its own is none."""
-    return {
-        row["uri"]: reject_row(
-            listed[row["uri"]], Rejected("duplicate", f"same bytes as {row['held_by']}"), None
-        )
-        for row in left_out
-        if row["held_by"] != row["uri"]
-    }
+def _twin(label: str | None, holder: str, held_label: str | None) -> Rejected:
+    """Why an image is not taken whose bytes another uri holds."""
+    is_conflict = None not in (label, held_label) and label != held_label
+    return Rejected("conflict" if is_conflict else "duplicate", f"{DETAIL}{holder}")
 
 
 def _count(table: tables.Table, partition: str | None = None) -> int:

@@ -13,10 +13,13 @@ def read_file(url: str, columns: list[str]) -> pa.Table:
         return file.read(columns=columns)
 
 
-def rows_of(table: Table, column: str, values: list[str]) -> pa.Table:
-    """The rows whose value in a column is among these."""
+def rows_of(
+    table: Table, column: str, values: list[str], columns: list[str] | None = None
+) -> pa.Table:
+    """The rows whose value in a column is among these; all columns, or some."""
     files = tables.file_urls(table)
     if not files or not values:
-        return table.schema.empty_table()
+        empty = table.schema.empty_table()
+        return empty if columns is None else empty.select(columns)
     wanted = ds.field(column).isin(pa.array(values))
-    return tables.dataset_of(files, table.schema).to_table(filter=wanted)
+    return tables.dataset_of(files, table.schema).to_table(columns=columns, filter=wanted)

@@ -15,10 +15,11 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import load, save
 
-from sightline import __version__, storage, tables
+from sightline import __version__, exclusions, storage, tables
 from sightline.catalog import Catalog
 from sightline.classifiers import Classifier, Pca, arrays_of, pack, unpack
 from sightline.config import DatasetSpec
+from sightline.conflicts import dropped_images
 from sightline.errors import TrainingError
 
 HEAD = "head"  # model.json's kind of a classifier on features
@@ -41,9 +42,11 @@ def make_plan(spec: DatasetSpec, catalog: Catalog, backbone_id: str) -> Plan:
     """Fix the inputs of a training run at their present versions."""
     images = tables.current_version(catalog.images) or 0
     features = tables.current_version(catalog.features) or 0
-    parts = [spec.backbone, spec.reduce, spec.split, spec.train, spec.fine_tune]
+    parts = [spec.backbone, spec.reduce, spec.split, spec.labels, spec.train, spec.fine_tune]
     settings = [None if part is None else part.model_dump(mode="json") for part in parts]
-    text = json.dumps([images, features, backbone_id, settings, __version__], sort_keys=True)
+    dropped = dropped_images(spec.labels, catalog, images)  # by what the source says by now
+    inputs = [images, features, backbone_id, settings, dropped, __version__]
+    text = json.dumps(inputs, sort_keys=True)
     fingerprint = hashlib.sha256(text.encode()).hexdigest()
     return Plan(f"{features:05d}-{fingerprint[:8]}", backbone_id, images, features, fingerprint)
 
@@ -55,9 +58,11 @@ def candidates(spec: DatasetSpec, plan: Plan) -> dict[str, str]:
 
 
 def describe(spec: DatasetSpec, catalog: Catalog, plan: Plan, kind: str) -> dict[str, Any]:
-    """What the model.json of a candidate says whatever its kind; it is created now."""
+    """What the model.json of a candidate says whatever its kind; it is created now, and the list of what
+    it leaves out is written beside it."""
+    version = candidates(spec, plan)[kind]
     return {
-        "version": candidates(spec, plan)[kind],
+        "version": version,
         "kind": kind,
         "fingerprint": plan.fingerprint,
         "dataset": spec.name,
@@ -69,6 +74,7 @@ def describe(spec: DatasetSpec, catalog: Catalog, plan: Plan, kind: str) -> dict
             "features": plan.features_version,
             "splits": tables.current_version(catalog.splits),
         },
+        "excluded": exclusions.list_beside(catalog, plan.version, version),
         "metrics": {},  # `evaluate` fills them in
     }
 

@@ -94,6 +94,13 @@ def fit_pca(moments: Moments, shift: Array, wanted: ReduceSpec) -> Pca:
     )
 
 
+def at_most(wanted: ReduceSpec, components: int) -> ReduceSpec:
+    """Where all train images are enough for what is wanted, those without a fold may be too few."""
+    if wanted.components is None or wanted.components <= components:
+        return wanted
+    return ReduceSpec(components=max(components, 1))
+
+
 def _components_kept(ratios: Array, wanted: ReduceSpec) -> int:
     if wanted.components is not None:
         return wanted.components

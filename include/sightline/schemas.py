@@ -109,6 +109,34 @@ SPLITS = pa.schema(
     ]
 )
 
+# An image that the models of a plan leave out, and why.
+EXCLUSIONS = pa.schema(
+    [
+        pa.field("image_id", pa.string(), nullable=False),
+        pa.field("model_version", pa.string(), nullable=False),  # the plan's
+        pa.field("reason", pa.string(), nullable=False),  # conflict or suspicious
+    ]
+)
+
+# A label that the other images speak against, or an image that is like no other.
+SUSPICIOUS_LABELS = pa.schema(
+    [
+        pa.field("image_id", pa.string(), nullable=False),
+        pa.field("model_version", pa.string(), nullable=False),  # the plan's
+        pa.field("split", pa.string(), nullable=False),
+        pa.field("label", pa.string(), nullable=False),
+        pa.field("suggested", pa.string(), nullable=False),  # the likeliest other class
+        pa.field("score", pa.float64(), nullable=False),  # 0..1, low is suspicious
+        pa.field("label_probability", pa.float32(), nullable=False),
+        pa.field("suggested_probability", pa.float32(), nullable=False),
+        pa.field("is_label_issue", pa.bool_(), nullable=False),  # by confident learning
+        pa.field("distance", pa.float64(), nullable=False),  # to the nearest class
+        pa.field("is_outlier", pa.bool_(), nullable=False),
+        pa.field("is_excluded", pa.bool_(), nullable=False),  # the plan's models leave it out
+        pa.field("rank", pa.int64(), nullable=False),  # from 1, the worst
+    ]
+)
+
 REDUCED = pa.schema(
     [
         pa.field("image_id", pa.string(), nullable=False),
@@ -174,5 +202,23 @@ SCALING = pa.schema(
         pa.field("accuracy", pa.float64(), nullable=False),  # of the validation images, at the end
         pa.field("seconds", pa.float64(), nullable=False),
         pa.field("cost", pa.float64(), nullable=False),  # in the currency of price_per_hour
+    ]
+)
+
+# One number of how far a partition is from what was there before.
+DRIFT = pa.schema(
+    [
+        pa.field("partition", pa.string(), nullable=False),
+        pa.field("name", pa.string(), nullable=False),
+        pa.field("value", pa.float64()),  # null: there are too few images to say
+        pa.field("chance", pa.float64()),  # what chance alone exceeds once in a thousand times
+        pa.field("warn", pa.float64()),
+        pa.field("stop", pa.float64()),
+        pa.field("verdict", pa.string(), nullable=False),  # of drift.VERDICTS
+        pa.field("images", pa.int64(), nullable=False),
+        pa.field("reference_images", pa.int64(), nullable=False),
+        pa.field(
+            "reference", pa.string(), nullable=False
+        ),  # a model's version, or `older partitions`
     ]
 )

@@ -73,6 +73,17 @@ def inspect_images(work: Work) -> None:
     inspection.inspect_images(work.spec, work.catalog, work.task, work.record)
 
 
+def measure_drift(work: Work) -> None:
+    """Compares the partition's new images with what the champion was trained on: classes, properties,
+    embeddings. Warns, or stops the run before a training sees them, as the dataset file's `drift:` says."""
+    from sightline import drift
+    from sightline.ledger import last_record
+
+    featurized = last_record(work.catalog, work.task.dag_id, "featurize", work.task.run_id)
+    backbone_id = featurized["counts"]["backbone_id"]
+    drift.measure_drift(work.spec, work.catalog, work.task, work.record, backbone_id)
+
+
 def validate_features(work: Work) -> None:
     """Checks that every image has one finite embedding, then tells the training that features changed."""
     from sightline import validation
@@ -114,6 +125,14 @@ def split(work: Work) -> None:
             "class %(label)s: %(tested)d of %(images)d images are tested, %(expected)s were expected; "
             "chance does not explain it", uneven,
         )  # fmt: skip
+
+
+def audit_labels(work: Work) -> None:
+    """Ranks the labels that the other images speak against, and settles which images are left out: those
+    in conflict, and the suspicious ones only where the dataset file says so."""
+    from sightline import label_audit
+
+    label_audit.audit_labels(work.spec, work.catalog, work.task, work.record, _plan(work))
 
 
 def evaluate(work: Work) -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from safetensors.torch import save
 
 from sightline import backbones, models, storage, tables, wanted_images
+from sightline import exclusions as exclusions
 from sightline.backbones.inference import has_bf16
 from sightline.catalog import Catalog
 from sightline.config import BackboneSpec, DatasetSpec

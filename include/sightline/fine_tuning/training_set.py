@@ -4,7 +4,7 @@ A list names the labelled rows of the train and val splits by their places, so t
 images straight from the table and holds one list at a time.
 """
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from sightline import lookup, models, parquet, storage, tables
+from sightline import exclusions, lookup, models, parquet, storage, tables
 from sightline.catalog import Catalog
 from sightline.config import DatasetSpec
 from sightline.errors import TrainingError
@@ -30,6 +30,8 @@ LIST = pa.schema(
 CLASSES = """
     SELECT i.label, count(*) AS images FROM images i
     JOIN splits s ON s.image_id = i.image_id AND s.split = 'train'
+    LEFT ANTI JOIN (SELECT image_id FROM exclusions WHERE model_version = {version}) e
+        ON e.image_id = i.image_id
     WHERE i.label IS NOT NULL GROUP BY i.label ORDER BY i.label
 """
 
@@ -63,14 +65,20 @@ def build_training_set(
     """Write the lists into a folder; TrainingError where there is too little to train on."""
     images = tables.open_table(catalog.images, plan.images_version)
     assert images is not None  # the plan was made of it
-    with tables.query(images=images, splits=catalog.splits) as sql:
-        found = sql(CLASSES)
+    read: dict[str, Any] = {
+        "images": images,
+        "splits": catalog.splits,
+        "exclusions": catalog.exclusions,
+    }
+    with tables.query(**read) as sql:
+        found = sql(CLASSES.format(version=tables.literal(plan.version)))
+    excluded = exclusions.read_exclusions(catalog, plan.version)
     labels = found["label"].to_pylist()
     models.refuse_too_few_classes(spec, labels)
     share = 0.0 if _has_val_split(catalog) else validation_share
     groups, counts = list[RowGroup](), np.zeros((2, len(labels)), dtype=np.int64)
     for number, url in enumerate(tables.file_urls(catalog.images, plan.images_version)):
-        lists = dict(_lists(url, catalog, labels, share))
+        lists = dict(_lists(url, catalog, labels, share, excluded))
         groups += _write_lists(lists, url, storage.join(folder, f"{number:06d}.parquet"))
         for rows in lists.values():
             np.add.at(counts, (rows["is_validation"].to_numpy(False).astype(int), rows["label"]), 1)
@@ -101,12 +109,16 @@ def _has_val_split(catalog: Catalog) -> bool:
 
 
 def _lists(
-    url: str, catalog: Catalog, labels: list[str], validation_share: float
+    url: str,
+    catalog: Catalog,
+    labels: list[str],
+    validation_share: float,
+    excluded: Collection[str],
 ) -> Iterator[tuple[int, pa.RecordBatch]]:
     """The rows of LIST of each row group of a file that has any."""
     places = {label: place for place, label in enumerate(labels)}
     groups = _read_groups(url)
-    ids = [one["image_id"] for group in groups for one in group]
+    ids = [one["image_id"] for group in groups for one in group if one["image_id"] not in excluded]
     splits = lookup.rows_of(catalog.splits, "image_id", ids).to_pylist()
     known = {row["image_id"]: row for row in splits if row["split"] in ("train", "val")}
     for number, group in enumerate(groups):

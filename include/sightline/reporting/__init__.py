@@ -13,6 +13,7 @@ from sightline import storage
 from sightline.catalog import Catalog
 from sightline.reporting import (
     data,
+    doubts,
     formats,
     issues,
     judgement,
@@ -47,6 +48,9 @@ SECTIONS = {
     "samples": Section("Samples", data.samples),
     "rejects": Section("Rejects", data.rejects),
     "issues": Section("Issues", issues.issues),
+    "drift": Section("Drift", doubts.drift),
+    "conflicts": Section("Label conflicts", doubts.conflicts),
+    "suspicious_labels": Section("Suspicious labels", doubts.suspicious_labels),
     "components": Section("Principal components", quality.components),
     "confusion": Section("Confusion matrix", quality.confusion),
     "per_class": Section("Quality by class", quality.per_class),

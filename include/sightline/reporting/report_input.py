@@ -31,10 +31,11 @@ class ReportInput:
 
     catalog: Catalog
     version: str
+    plan_version: str  # what the model was made by; other candidates share it
     model: dict[str, Any]  # model.json
     decision: dict[str, Any] | None  # of the gate, or None where it has not decided
     runs: Runs
-    sql: Callable[[str], Rows]  # over images, splits, rejects, issues, predictions and metrics
+    sql: Callable[[str], Rows]  # over images, splits, rejects, issues, predictions, metrics, ...
     gallery: Gallery
 
     @property
@@ -93,6 +94,8 @@ def open_report(catalog: Catalog, plan_version: str, runs: Runs) -> Iterator[Rep
         issues=catalog.issues,
         predictions=catalog.predictions,
         metrics=catalog.metrics,
+        suspicious_labels=catalog.suspicious_labels,
+        drift=catalog.drift,
     ) as query:
 
         def rows(statement: str) -> Rows:
@@ -100,7 +103,7 @@ def open_report(catalog: Catalog, plan_version: str, runs: Runs) -> Iterator[Rep
             return found
 
         gallery = Gallery(catalog.images, used.get("images"))
-        yield ReportInput(catalog, version, model, decision, runs, rows, gallery)
+        yield ReportInput(catalog, version, plan_version, model, decision, runs, rows, gallery)
 
 
 def literals(texts: list[str]) -> str:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from sightline import exclusions as exclusions
 from sightline import models, spark, storage, tables
 from sightline.catalog import Catalog
 from sightline.classifiers import Classifier, Pca
@@ -17,7 +18,7 @@ from sightline.embeddings import chosen_rows, first_embedding
 from sightline.errors import TrainingError
 from sightline.ledger import Record, TaskRun
 from sightline.models import Plan
-from sightline.schemas import FEATURES, IMAGES, REDUCED, SPLITS
+from sightline.schemas import EXCLUSIONS, FEATURES, IMAGES, REDUCED, SPLITS
 from sightline.training.cross_validation import cross_validate, fit_pcas, project_rows
 from sightline.training.fitting import Course, fit_pipeline, plan_course, to_classifier
 from sightline.training.folds import at_home, deal_folds
@@ -94,7 +95,10 @@ def _train_rows(
     splits = spark.read_files(session, tables.file_urls(catalog.splits), SPLITS)
     held = tables.file_urls(catalog.images, plan.images_version)
     labels = spark.read_files(session, held, IMAGES).select("image_id", "label")
+    left_out = tables.file_urls(catalog.exclusions, partition=plan.version)
+    excluded = spark.read_files(session, left_out, EXCLUSIONS).select("image_id")
     train = splits.where("split = 'train'").select("image_id", "group_id")
+    train = train.join(excluded, "image_id", "left_anti")
     labelled = at_home(train.join(labels.where("label IS NOT NULL"), "image_id"))
     return values.join(labelled, "image_id").select(*labelled.columns, "values")
 

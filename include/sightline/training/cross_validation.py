@@ -16,7 +16,7 @@ from sightline.batches import to_lists, to_matrix
 from sightline.classifiers import Pca
 from sightline.config import ReduceSpec
 from sightline.embeddings import Selection, read_moments, read_selected, sum_features
-from sightline.principal_components import fit_pca, without
+from sightline.principal_components import at_most, fit_pca, without
 from sightline.training.fitting import Course, fit_scaler, in_order, make_estimator
 from sightline.training.heads import HEADS, Parameters
 
@@ -76,14 +76,7 @@ def fit_pcas(selection: Selection, shift: Array, wanted: ReduceSpec, folder: str
     total = read_moments([url for urls in summed.values() for url in urls], len(shift))
     for fold in sorted(summed):
         others = without(total, read_moments(summed[fold], len(shift)))
-        yield fit_pca(others, shift, _at_most(wanted, others.count - 1))
-
-
-def _at_most(wanted: ReduceSpec, components: int) -> ReduceSpec:
-    """Where the whole train split has images enough, those without a fold may be too few."""
-    if wanted.components is None or wanted.components <= components:
-        return wanted
-    return ReduceSpec(components=max(components, 1))
+        yield fit_pca(others, shift, at_most(wanted, others.count - 1))
 
 
 def project_rows(selection: Selection, pca: Pca) -> "DataFrame":
