@@ -23,6 +23,7 @@ from pydantic import (
 from sightline.backbone_names import TORCHVISION_NAMES
 from sightline.errors import ConfigError
 from sightline.fine_tune_config import FineTuneSpec
+from sightline.licence_config import LicencesSpec
 from sightline.settings import load_settings
 from sightline.source_config import SOURCE_SPECS, FetchSpec, Section, SourceSpec
 
@@ -145,6 +146,7 @@ class TrainSpec(Section):
         return self
 
 
+EXPECTATIONS = ".expectations.yaml"  # ends the name of the file beside a dataset's
 # Metrics that a gate can ask a minimum of: those where more is better.
 GATE_METRICS = ("accuracy", "duplicate_free_accuracy", "macro_f1", "top_5_accuracy")
 
@@ -188,6 +190,7 @@ class DatasetSpec(Section):
     schedule: str | None = "0 0 * * *"  # when the night's partition is taken, or null
     source: SourceSpec
     fetch: FetchSpec = FetchSpec()
+    licences: LicencesSpec = LicencesSpec()
     backbone: BackboneSpec = BackboneSpec()
     reduce: ReduceSpec | None = ReduceSpec(explained_variance=0.95)
     split: SplitSpec = SplitSpec()
@@ -215,8 +218,14 @@ class DatasetSpec(Section):
 
 
 def dataset_files() -> list[Path]:
-    """Every dataset file, sorted by name."""
-    return sorted(load_settings().datasets.glob("*.yaml"))
+    """Every dataset file, sorted by name; a file of expectations beside it is none."""
+    files = load_settings().datasets.glob("*.yaml")
+    return sorted(path for path in files if not path.name.endswith(EXPECTATIONS))
+
+
+def expectations_file(dataset: str) -> Path:
+    """Where a dataset may declare expectations of its own."""
+    return load_settings().datasets / f"{dataset}{EXPECTATIONS}"
 
 
 def load_dataset(name: str) -> DatasetSpec:

@@ -216,7 +216,8 @@ def describe_models(rows: list[ModelRow]) -> list[str]:
     for row in rows:
         kind, trained = row.kind.replace("_", " "), row.created_at[:16].replace("T", " ")
         accuracy = "" if row.accuracy is None else f"{row.accuracy:.4f}"
-        standing = f"{row.standing}, {row.note}" if row.note else row.standing
+        taken_down = f"{row.taken_down:,} of its images taken down" if row.taken_down else ""
+        standing = ", ".join(filter(None, (row.standing, row.note, taken_down)))
         lines.append((row.version, kind, accuracy, trained, standing))
     widths = [max(len(cell) for cell in column) for column in zip(*lines, strict=True)]
     padded = [

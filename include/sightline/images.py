@@ -35,6 +35,8 @@ REASONS = {
     "truncated": "The image breaks off.",
     "corrupt": "The image cannot be decoded.",
     "duplicate": "The same bytes are held under another uri.",
+    "licence": "The licence is not one that the dataset file allows.",
+    "taken_down": "The image, or all of its author's, were taken down.",
 }
 # What begins an image, or a file often mistaken for one, that we do not open.
 SIGNATURES = {

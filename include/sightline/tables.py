@@ -6,6 +6,7 @@ version of the table, and decide again when another writer was faster:
 
 append_new         rows with a key: a key that the table holds already is dropped
 replace_partition  a slice: the whole slice is exchanged, by the writer whose claim still stands
+remove_rows        the files that hold unwanted rows are written again without them (see erasure.py)
 """
 
 import json
@@ -34,8 +35,14 @@ from sightline.errors import StorageError
 log = logging.getLogger(__name__)
 
 Slice = list[tuple[str, str, Any]]  # a partition, as delta-rs filters for it
+Mask = Callable[[pa.RecordBatch], Any]  # which rows of a batch are unwanted, as a boolean array
 
 FILE_BYTES = 256 * 2**20
+ROWS_AT_ONCE = 8192
+IMAGES_AT_ONCE = 64  # of a table that holds bytes
+ERASED = (
+    "_erased.json"  # in a table's folder: files that are gone for good, and what took their places
+)
 COMMIT_ATTEMPTS = 200
 
 
@@ -65,8 +72,32 @@ class Claim:
     transaction: int
 
 
+@dataclass(frozen=True)
+class Removed:
+    """What remove_rows did: how many rows are gone, and by file_name the files that were exchanged, each
+    with those in its place."""
+
+    rows: int
+    successors: dict[str, list[str]]
+
+
 def open_table(table: Table, version: int | None = None) -> DeltaTable | None:
-    """The Delta table at a version (default: its newest), or None where there is none yet."""
+    """The Delta table at a version (default: its newest), or None where there is none yet.
+
+    StorageError where files of that version were erased since.
+    """
+    opened = _open(table, version)
+    if version is not None and opened is not None:
+        gone = erased_files(table)
+        if gone and not gone.keys().isdisjoint(map(file_name, _file_urls(opened, None))):
+            raise StorageError(
+                f"Version {version} of table {table.name} cannot be read any more: it held images that "
+                "were taken down; let a new run work from the newest version."
+            )
+    return opened
+
+
+def _open(table: Table, version: int | None = None) -> DeltaTable | None:
     options = storage.delta_options(table.url)
     try:
         return DeltaTable(table.url, version=version, storage_options=options)
@@ -88,6 +119,30 @@ def file_urls(table: Table, version: int | None = None, partition: str | None = 
     if opened is None:
         return []
     return sorted(_file_urls(opened, _slice(table, partition)))
+
+
+def erased_files(table: Table) -> dict[str, list[str]]:
+    """By file_name the files that a take-down has erased, each with those that took its place."""
+    found: dict[str, list[str]] | None = storage.read_json(storage.join(table.url, ERASED))
+    return found or {}
+
+
+def surviving_urls(table: Table, version: int | None = None) -> list[str]:
+    """URLs of what is left of a version: where files of it were erased, of those in their places."""
+    opened = _open(table, version)
+    gone = erased_files(table)
+    left = [] if opened is None else _file_urls(opened, None)
+    while any(file_name(url) in gone for url in left):
+        left = [
+            place
+            for url in left
+            for place in (
+                [storage.join(table.url, one) for one in gone[file_name(url)]]
+                if file_name(url) in gone
+                else [url]
+            )
+        ]
+    return left
 
 
 def count_rows(table: Table, version: int | None = None, partition: str | None = None) -> int:
@@ -145,14 +200,26 @@ def held_values(
     but_partition: str | None = None,
 ) -> set[str]:
     """Which of these values a column of the table holds, in one partition or in all but one."""
-    opened = open_table(table)
     searched = _slice(table, partition) or _slice(table, but_partition, "!=")
+    return set(_held_rows(table, [column], column, values, searched)[column].to_pylist())
+
+
+def rows_elsewhere(
+    table: Table, columns: list[str], column: str, values: list[str], partition: str
+) -> pa.Table:
+    """Columns of the rows of all partitions but one that hold one of these values."""
+    return _held_rows(table, columns, column, values, _slice(table, partition, "!="))
+
+
+def _held_rows(
+    table: Table, columns: list[str], column: str, values: list[str], searched: Slice | None
+) -> pa.Table:
+    opened = open_table(table)
     files = _file_urls(opened, searched) if opened else []
     if not files or not values:
-        return set()
+        return table.schema.empty_table().select(columns)
     ours = ds.field(column).isin(pa.array(values))
-    found = dataset_of(files, table.schema).to_table(columns=[column], filter=ours)
-    return set(found[column].to_pylist())
+    return dataset_of(files, table.schema).to_table(columns=columns, filter=ours)
 
 
 @contextmanager
@@ -250,12 +317,18 @@ def replace_partition(
 
 
 def append_new(
-    table: Table, urls: list[str], partition: str | None, writer: Writer, key: str = "image_id"
+    table: Table,
+    urls: list[str],
+    partition: str | None,
+    writer: Writer,
+    key: str = "image_id",
+    barred: Callable[[list[str]], set[str]] = lambda keys: set(),
 ) -> pa.Table:
     """Add the rows of these files whose key the table does not hold yet, in one commit.
 
-    Returns the rows left out: their key, their uri where the table has uris, and `held_by`, the uri
-    (else the key) of the row that holds the same key.
+    `barred` says which keys may not be added, and is asked again before each try to commit. Returns the
+    rows left out: their key, their uri where the table has uris, and `held_by`, the uri (else the key) of
+    the row that holds the same key, or nothing ("") for a barred one.
     """
     if not urls:
         return pa.table({key: pa.array([], pa.string()), "held_by": pa.array([], pa.string())})
@@ -263,6 +336,12 @@ def append_new(
     ours = pa.concat_tables(pq.read_table(stream, columns=columns) for stream in _streams(urls))
     for opened in _versions(table):
         held_by = _held_by(opened, table, ours, key, partition)
+        never = barred(ours[key].to_pylist())
+        if never:
+            keys = ours[key].to_pylist()
+            held_by = [
+                "" if one in never else held for one, held in zip(keys, held_by, strict=True)
+            ]
         is_new = [holder is None for holder in held_by]
         kept_urls = urls if all(is_new) else _write_kept(table, urls, is_new)
         actions = [_add_action(table, url, partition) for url in kept_urls]
@@ -278,9 +357,113 @@ def append_new(
     raise _too_busy(table)
 
 
+def remove_rows(table: Table, columns: list[str], unwanted: Mask, writer: Writer) -> Removed:
+    """Take rows out of the newest version: the mask sees batches of these columns.
+
+    A partition is exchanged in one commit, its other files copied, for a commit can only replace whole
+    partitions. A last commit changes nothing: who has decided on an earlier version decides again.
+    """
+    rows, successors = 0, dict[str, list[str]]()
+    if _open(table) is None:
+        return Removed(rows, successors)
+    while slices := _slices_with(table, columns, unwanted):
+        for partition in slices:
+            removed = _remove_from(table, partition, columns, unwanted, writer)
+            rows += removed.rows
+            successors |= removed.successors
+    for opened in _versions(table):
+        transaction = (opened.transaction_version(writer.identity) or 0) + 1
+        if _commit(opened, table, [], "append", writer, transaction, None):
+            return Removed(rows, successors)
+    raise _too_busy(table)
+
+
+def count_unwanted(url: str, columns: list[str], unwanted: Mask) -> int:
+    """How many rows of a Parquet file a mask picks; columns that the file lacks are not looked at."""
+    fs, path = storage.filesystem(url)
+    with fs.open(path, "rb") as stream:
+        file = pq.ParquetFile(stream)
+        present = [name for name in columns if name in file.schema_arrow.names]
+        if not present:
+            return 0
+        batches = file.iter_batches(ROWS_AT_ONCE, columns=present, use_threads=False)
+        return sum(int(pc.sum(unwanted(batch)).as_py() or 0) for batch in batches)
+
+
 def literal(text: str) -> str:
     """Text as SQL writes it; labels and names come from strangers."""
     return "'" + text.replace("'", "''") + "'"
+
+
+def _slices_with(table: Table, columns: list[str], unwanted: Mask) -> list[str | None]:
+    """The partitions (of a table without any: None) that hold unwanted rows."""
+    opened = _open(table)
+    assert opened is not None  # the caller has looked
+    held = _slice_of(opened, table)
+    urls = _file_urls(opened, None)
+    return list(
+        dict.fromkeys(
+            held[file_name(url)] for url in urls if count_unwanted(url, columns, unwanted)
+        )
+    )
+
+
+def _slice_of(opened: DeltaTable, table: Table) -> dict[str, str | None]:
+    """The partition of each file, by file_name."""
+    actions = pa.table(opened.get_add_actions(flatten=True))
+    names = [file_name(unquote(path)) for path in actions["path"].to_pylist()]
+    if table.partition_by is None:
+        return dict.fromkeys(names)
+    values = actions[f"partition.{table.partition_by}"].to_pylist()
+    return dict(zip(names, values, strict=True))
+
+
+def _remove_from(
+    table: Table, partition: str | None, columns: list[str], unwanted: Mask, writer: Writer
+) -> Removed:
+    """Exchange one partition for the same without the unwanted rows, in one commit."""
+    for opened in _versions(table):
+        rows, successors = 0, dict[str, list[str]]()
+        for url in _file_urls(opened, _slice(table, partition)):
+            picked = count_unwanted(url, columns, unwanted)
+            rows += picked
+            successors[url] = _without(table, url, unwanted) if picked else [_copy(table, url)]
+        if not rows:  # another take-down was faster
+            _discard(table, [one for new in successors.values() for one in new])
+            return Removed(0, {})
+        written = [url for new in successors.values() for url in new]
+        actions = [_add_action(table, url, partition) for url in written]
+        transaction = (opened.transaction_version(writer.identity) or 0) + 1
+        replaced = _slice(table, partition)
+        if _commit(opened, table, actions, "overwrite", writer, transaction, replaced):
+            names = {
+                file_name(old): [file_name(one) for one in new] for old, new in successors.items()
+            }
+            return Removed(rows, names)
+        _discard(table, written)
+    raise _too_busy(table)
+
+
+def _without(table: Table, url: str, unwanted: Mask) -> list[str]:
+    """A file again, without its unwanted rows."""
+    has_bytes = any(pa.types.is_binary(column.type) for column in table.schema)
+
+    def kept() -> Iterator[pa.RecordBatch]:
+        for stream in _streams([url]):
+            file = pq.ParquetFile(stream)
+            for batch in file.iter_batches(IMAGES_AT_ONCE if has_bytes else ROWS_AT_ONCE):
+                yield batch.filter(pc.invert(unwanted(batch)))
+
+    return write_batches(table, kept())
+
+
+def _copy(table: Table, url: str) -> str:
+    fs, path = storage.filesystem(url)
+    folder = new_folder(table)
+    fs.makedirs(storage.filesystem(folder)[1], exist_ok=True)
+    copied = storage.join(folder, url.rsplit("/", 1)[-1])
+    fs.cp_file(path, storage.filesystem(copied)[1])
+    return copied
 
 
 def _versions(table: Table) -> Iterator[DeltaTable]:

@@ -14,12 +14,13 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 import sightline
-from sightline import storage
+from sightline import attribution, models, storage
 from sightline.catalog import Catalog
 from sightline.reporting import (
     data,
     formats,
     judgement,
+    licences,
     quality,
     result,
     runs,
@@ -47,6 +48,7 @@ SECTIONS = {
     "class_balance": Section("Class balance", data.class_balance),
     "samples": Section("Samples", data.samples),
     "rejects": Section("Rejects", data.rejects),
+    "licences": Section("Licences", licences.licences),
     "components": Section("Principal components", quality.components),
     "confusion": Section("Confusion matrix", quality.confusion),
     "per_class": Section("Quality by class", quality.per_class),
@@ -69,6 +71,7 @@ def write_report(
     found = Runs(ingest_dag_id, train_dag_id, train_run_id)
     with open_report(catalog, plan_version, found) as report:
         page, version = _render(report).encode(), report.version
+    attribution.write_attribution(catalog, version)  # the page links to it
     url = storage.join(catalog.reports, f"{version}.html")
     storage.write_bytes(url, page)
     storage.write_bytes(storage.join(catalog.reports, "latest.html"), page)
@@ -93,6 +96,7 @@ def _render(report: ReportInput) -> str:
         sections=sections,
         filled=filled,
         model=report.model,
+        notices=models.taken_down_sentences(report.model),
         train_run_id=report.runs.train_run_id,
         css=Markup((folder / "report.css").read_text(encoding="utf-8")),
         sightline_version=sightline.__version__,

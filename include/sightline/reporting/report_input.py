@@ -34,7 +34,7 @@ class ReportInput:
     model: dict[str, Any]  # model.json
     decision: dict[str, Any] | None  # of the gate, or None where it has not decided
     runs: Runs
-    sql: Callable[[str], Rows]  # over images, splits, rejects, predictions and metrics
+    sql: Callable[[str], Rows]  # over images, splits, manifest, rejects, predictions and metrics
     gallery: Gallery
 
     @property
@@ -89,6 +89,7 @@ def open_report(catalog: Catalog, plan_version: str, runs: Runs) -> Iterator[Rep
     with tables.query(
         images=_at_version(catalog.images, used.get("images")),
         splits=_at_version(catalog.splits, used.get("splits")),
+        manifest=catalog.manifest,
         rejects=catalog.rejects,
         predictions=catalog.predictions,
         metrics=catalog.metrics,
