@@ -12,11 +12,12 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 FOUNDATIONS = {
     "errors", "settings", "config", "backbone_names", "storage", "schemas", "tables", "catalog",
     "images", "progress", "spark", "source_config", "fine_tune_config", "batches", "classifiers",
-    "lookup", "spark_workers",
+    "lookup", "spark_workers", "licence_config", "spreadsheets",
 }  # fmt: skip
 MIDDLE = {
     "sources", "backbones", "models", "ledger", "rejection", "principal_components", "embeddings",
-    "metrics", "slices", "wanted_images",
+    "metrics", "slices", "wanted_images", "tombstones", "erasure", "traces", "take_down", "rights",
+    "attribution", "readmission",
 }  # fmt: skip
 STAGES = {
     "ingestion", "featurization", "splitting", "reduction", "training", "evaluation", "gating",

@@ -89,6 +89,15 @@ def take_down(catalog: Catalog, asked: Asked, reason: str, by: str) -> list[Requ
     return done
 
 
+def describe(catalog: Catalog, request: Request) -> str:
+    """One sentence about a take-down that is done."""
+    made = [f"{version} ({count:,})" for version, count in sorted(request.models.items())]
+    return (
+        f"Take-down {request.id} of {catalog.dataset}: {len(request.image_ids):,} images with "
+        f"{len(request.uris):,} addresses are gone; models trained on them: {', '.join(made) or 'none'}."
+    )
+
+
 def unfinished(catalog: Catalog) -> list[Request]:
     """Take-downs that were begun and killed, oldest first."""
     names = [name for name in storage.list_names(catalog.take_downs) if not name.startswith(".")]
