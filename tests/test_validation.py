@@ -19,7 +19,7 @@ from fsspec.implementations.memory import MemoryFileSystem
 
 from sightline import storage, tables, validation
 from sightline.catalog import Catalog
-from sightline.config import LimitsSpec
+from sightline.config import LimitsSpec, dataset_files
 from sightline.errors import CheckFailed, ConfigError
 from sightline.ledger import TaskRun
 from sightline.settings import load_settings
@@ -568,3 +568,73 @@ def index_of(catalog: Catalog) -> Path:
 def linked_from_index(catalog: Catalog) -> set[str]:
     """The pages that the index leads to."""
     return set(re.findall(r'<a href="([^"]*)"', index_of(catalog).read_text(encoding="utf-8")))
+
+
+OWN = """
+manifest:
+  - expectation: expect_column_values_to_match_regex
+    kwargs: {column: uri, regex: '^/photos/'}
+    because: our photos lie in one folder
+images:
+  - expectation: expect_column_values_to_be_in_set
+    kwargs: {column: outcome, value_set: [image], mostly: 0.5}
+    because: half are images
+without: [a label is not blank]
+"""
+
+
+def test_a_dataset_adds_replaces_and_leaves_out_expectations(own_places: Path) -> None:
+    beside = own_places / "datasets" / "pets.expectations.yaml"
+    beside.write_text(OWN)
+    defaults, ours = load_suite("manifest", "other"), load_suite("manifest", "pets")
+    assert {check.because for check in ours} == (
+        {check.because for check in defaults} - {"a label is not blank"}
+    ) | {"our photos lie in one folder"}
+    outcomes = [
+        check.because for check in load_suite("images", "pets") if "outcome" in check.columns
+    ]
+    assert "half are images" in outcomes
+    assert "an image is taken, or was held already" not in outcomes
+    assert load_suite("features", "pets") == load_suite("features", "other")
+    assert dataset_files() == []
+
+
+def test_expectations_of_a_dataset_that_are_wrong_are_said(own_places: Path) -> None:
+    beside = own_places / "datasets" / "pets.expectations.yaml"
+    beside.write_text("without: [a label is not blunk]")
+    with pytest.raises(ConfigError, match="no default expectation says 'a label is not blunk'; did you "
+                       "mean 'a label is not blank'"):  # fmt: skip
+        load_suite("manifest", "pets")
+    beside.write_text("manifesto: []")
+    with pytest.raises(ConfigError, match="pets.expectations.yaml: manifesto: extra inputs"):
+        load_suite("manifest", "pets")
+
+
+def test_every_result_is_kept_and_a_second_try_takes_the_place_of_the_first(
+    catalog: Catalog, own_places: Path
+) -> None:
+    (own_places / "datasets" / "pets.expectations.yaml").write_text(OWN)
+    fill(catalog.manifest, [listed("a"), listed("b", uri="/elsewhere/b")])
+    said = refusal(validation.validate_manifest, catalog, TONIGHT, LIMITS)
+    assert "our photos lie in one folder" in said
+    [ours] = results(catalog, "our photos lie in one folder")
+    assert (ours["success"], ours["rows"], ours["unexpected"]) == (False, 2, 1)
+    assert (ours["observed"], ours["least"]) == (0.5, 1.0)
+    assert (ours["suite"], ours["column"], ours["partition"]) == ("manifest", "uri", NIGHT)
+    assert ours["run"] == "ingest_pets/run-1"
+
+    fill(catalog.manifest, [listed("a"), listed("b")])
+    checks = validation.validate_manifest(catalog, TONIGHT, LIMITS).checks
+    assert len(results(catalog)) == checks
+    [again] = results(catalog, "our photos lie in one folder")
+    assert (again["success"], again["observed"]) == (True, 1.0)
+    other = TaskRun("ingest_pets", "run-2", "validate", NIGHT)
+    validation.validate_manifest(catalog, other, LIMITS)
+    assert len(results(catalog)) == 2 * checks
+
+
+def results(catalog: Catalog, because: str | None = None) -> list[Row]:
+    """The history of checks, or of one."""
+    with tables.query(kept=catalog.check_results) as sql:
+        found: list[Row] = sql("SELECT * FROM kept").to_pylist()
+    return [row for row in found if because in (None, row["because"])]
