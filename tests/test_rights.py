@@ -1,13 +1,14 @@
 """Licences: what may not be held is not fetched, and goes when its licence changes; attribution."""
 
 import csv
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pytest
 
-from sightline import attribution, ingestion, models, rejection, storage, tables, tombstones
+from sightline import attribution, ingestion, models, rejection, rights, storage, tables, tombstones
 from sightline.catalog import Catalog, open_catalog
 from sightline.config import DatasetSpec
 from sightline.errors import ConfigError
@@ -185,14 +186,10 @@ def test_attribution_names_every_train_image_and_no_other(own_places: Path) -> N
 def test_a_listing_that_read_the_tombstones_before_they_were_laid_sweeps_after_itself(
     own_places: Path,
 ) -> None:
-    from sightline import rights
-
     catalog = open_catalog("pets")
     before = tombstones.read(catalog)
     row = {"uri": "mem://1", "author": "Alice", "partition": "1"}
     store_partition(catalog.manifest, [row, {**row, "uri": "mem://2", "author": "Bob"}], "1")
-    from datetime import UTC, datetime
-
     why = tombstones.Why("r1", "asked", "ann", datetime.now(UTC))
     tombstones.lay(catalog, [(tombstones.AUTHOR, "Alice")], why)
     rights.sweep_manifest(catalog, before)
