@@ -30,6 +30,7 @@ from sightline import (
     wanted_images,
 )
 from sightline.catalog import Catalog, open_catalog
+from sightline.cli import main
 from sightline.config import DatasetSpec
 from sightline.errors import ConfigError, StorageError
 from sightline.models import make_plan, read_plan, write_plan
@@ -381,3 +382,20 @@ def test_who_has_no_images_yet_is_kept_out_all_the_same(own_places: Path) -> Non
     assert laid.bar("author", ALICE)
     assert not laid.bar("author", BOB)
     assert not laid.bar("uri", ALICE)
+
+
+def test_the_command_takes_down_one_address_and_the_list_of_models_says_so(
+    world: World, capsys: pytest.CaptureFixture[str]
+) -> None:
+    splits = {row["image_id"]: row["split"] for row in rows(world.catalog.splits)}
+    [uri, *_] = [
+        uri for uri, one in zip(world.uris, world.ids, strict=True) if splits[one] == "train"
+    ]
+    assert main(["take-down", "pets", "--uri", uri, "--reason", "asked by mail"]) == 0
+    said = capsys.readouterr().out
+    assert "1 images with 1 addresses are gone" in said
+    assert f"models trained on them: {world.version} (1)" in said
+    assert main(["models", "pets"]) == 0
+    assert "champion, 1 of its images taken down" in capsys.readouterr().out
+    assert tables.count_rows(world.catalog.images) == 2 * PER_CLASS - 1
+    assert main(["take-down", "pets", "--reason", "nothing asked for"]) == 2
