@@ -5,6 +5,8 @@ until no ingest, training or prediction of the dataset is running. Models that w
 stay, and say so; docs/licences.md tells what else is left.
 """
 
+from typing import Any
+
 from airflow.sdk import DAG, Param, chain
 
 from sightline import stages
@@ -13,7 +15,7 @@ from sightline.orchestration import RETRIES, StageOperator, wait_for_runs
 
 NAMES = [path.stem for path in dataset_files()]
 ONE = ["null", "string"]
-MANY = {"type": "array", "items": {"type": "string"}}
+MANY: dict[str, Any] = {"type": "array", "items": {"type": "string"}}
 
 if NAMES:
     with DAG(

@@ -6,7 +6,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from sightline import erasure, tables
+from sightline import erasure, removals, tables
 from sightline.catalog import Catalog
 from sightline.erasure import Doomed
 from sightline.errors import StorageError
@@ -63,7 +63,7 @@ def test_no_file_holds_them_whoever_left_it(images: Table) -> None:
     assert erasure.erase(images, doomed) == 0
     assert held(images) == {20, 21}
     files = [path for path in Path(images.url).rglob("*.parquet") if "_delta_log" not in path.parts]
-    assert [tables.count_unwanted(str(path), ["uri"], doomed.mask) for path in files] == [0]
+    assert [removals.count_unwanted(str(path), ["uri"], doomed.mask) for path in files] == [0]
 
 
 def test_erasing_twice_changes_nothing(images: Table) -> None:
@@ -97,7 +97,7 @@ def test_who_decided_before_a_removal_decides_again(images: Table) -> None:
         asked.append(keys)
         if len(asked) == 1:  # meanwhile the image is taken down
             barred.update(ids(7))
-            tables.remove_rows(
+            removals.remove_rows(
                 images, ["image_id"], Doomed(ids(7), frozenset()).mask, Writer("other")
             )
             return set()

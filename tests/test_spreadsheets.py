@@ -28,5 +28,6 @@ def test_every_text_comes_back_and_no_cell_begins_a_formula(texts: list[str]) ->
 
 def test_quotes_commas_and_line_ends_stay_inside_their_cell() -> None:
     file = io.StringIO(newline="")
-    line_writer(file).writerow(['=HYPERLINK("http://evil")', "a,b", "two\r\nlines"])
+    texts = ['=HYPERLINK("http://evil")', "a,b", "two\r\nlines"]
+    line_writer(file).writerow([defuse(text) for text in texts])
     assert file.getvalue() == '"\'=HYPERLINK(""http://evil"")","a,b","two\r\nlines"\n'

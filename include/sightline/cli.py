@@ -21,14 +21,22 @@ from typing import Any
 
 from rich.console import Console
 
-from sightline import airflow_environment, console, dataset_run, ledger, local_airflow, status
+from sightline import (
+    airflow_environment,
+    console,
+    dataset_run,
+    ledger,
+    local_airflow,
+    rights_commands,
+    status,
+)
 from sightline.airflow_client import AirflowClient
 from sightline.airflow_environment import USER
 from sightline.airflow_server import Server, broken_part
 from sightline.airflow_start import migrate_database
 from sightline.backfill import Backfill
 from sightline.catalog import open_catalog
-from sightline.config import DatasetSpec, dataset_files, load_dataset
+from sightline.config import DatasetSpec, check_known, dataset_files, load_dataset
 from sightline.connections import from_environment
 from sightline.dataset_run import DatasetRun, Outcome
 from sightline.errors import AirflowUnavailable, ConfigError, SightlineError
@@ -126,7 +134,7 @@ def show_status(asked: argparse.Namespace) -> int:
     """What is there of one dataset, or of each."""
     names = [path.stem for path in dataset_files()]
     if asked.dataset:
-        _known_dataset(asked.dataset)
+        check_known(asked.dataset)
     found = [status.read_status(name) for name in names if asked.dataset in (None, name)]
     if asked.json:
         value = [one.as_json() for one in found]
@@ -139,7 +147,7 @@ def show_status(asked: argparse.Namespace) -> int:
 
 def show_models(asked: argparse.Namespace) -> int:
     """Every model of a dataset, and which one serves."""
-    _known_dataset(asked.dataset)
+    check_known(asked.dataset)
     rows = status.list_models(asked.dataset)
     if asked.json:
         out.print_json(json.dumps([asdict(row) for row in rows]))
@@ -154,7 +162,7 @@ def rollback(asked: argparse.Namespace) -> int:
     """Let an earlier champion serve again."""
     from sightline import publishing
 
-    _known_dataset(asked.dataset)
+    check_known(asked.dataset)
     catalog = open_catalog(asked.dataset)
     by = getpass.getuser()
     before, now = publishing.roll_back(catalog, asked.to, by, asked.reason)
@@ -164,54 +172,9 @@ def rollback(asked: argparse.Namespace) -> int:
     return OK
 
 
-def take_down(asked: argparse.Namespace) -> int:
-    """Remove images from every table and file, for good."""
-    from sightline import take_down as taking
-
-    _known_dataset(asked.dataset)
-    wanted = taking.make_asked(asked.image_id, asked.uri, asked.author, asked.licence)
-    settings, catalog = load_settings(), open_catalog(asked.dataset)
-    with dataset_run.only_run_of(settings, asked.dataset):
-        _refuse_while_running(settings, asked.dataset)
-        done = taking.take_down(catalog, wanted, asked.reason, getpass.getuser())
-    for request in done:
-        say(taking.describe(catalog, request))
-    say(
-        f"'sightline models {asked.dataset}' marks those models; run {asked.dataset} to train without."
-    )
-    return OK
-
-
-def show_rejects(asked: argparse.Namespace) -> int:
-    """What a dataset could not take, and why."""
-    from sightline import readmission
-
-    _known_dataset(asked.dataset)
-    rows = readmission.list_rejects(open_catalog(asked.dataset), asked.reason, asked.limit)
-    if asked.json:
-        out.print_json(json.dumps(rows, default=str))
-    elif rows:
-        say("\n".join(console.describe_rejects(rows)))
-    else:
-        say(f"Dataset {asked.dataset} has no such rejects.")
-    return OK
-
-
-def readmit(asked: argparse.Namespace) -> int:
-    """Let rejects be tried again."""
-    from sightline import readmission
-
-    _known_dataset(asked.dataset)
-    uris = readmission.readmit(
-        open_catalog(asked.dataset), asked.uri, asked.rejected_for, asked.reason, getpass.getuser()
-    )
-    say(f"{len(uris):,} rejects of {asked.dataset} are tried again by the next ingest.")
-    return OK
-
-
 def export(asked: argparse.Namespace) -> int:
     """Write a model as one file for elsewhere."""
-    _known_dataset(asked.dataset)
+    check_known(asked.dataset)
     from sightline import exporting
 
     made = exporting.export(
@@ -270,24 +233,15 @@ def prepare(asked: argparse.Namespace) -> int:
     return OK
 
 
-def _known_dataset(name: str) -> None:
-    """ConfigError where there is no such dataset; a broken file's tables can be looked at, too."""
-    if name not in [path.stem for path in dataset_files()]:
-        load_dataset(name)  # says which there are
+def _telling(command: rights_commands.Command) -> Callable[[argparse.Namespace], int]:
+    """A command that prints the lines of another."""
 
+    def tell(asked: argparse.Namespace) -> int:
+        for line in command(asked):
+            say(line)
+        return OK
 
-def _refuse_while_running(settings: Settings, dataset: str) -> None:
-    """AirflowUnavailable where the local Airflow has a run of the dataset under way."""
-    server = local_airflow.running_server(settings)
-    if server is None:
-        return
-    with _client(settings, server) as client:
-        for kind in ("ingest", "train", "predict"):
-            if client.active_runs(f"{kind}_{dataset}"):
-                raise AirflowUnavailable(
-                    f"A run of {kind}_{dataset} is under way; wait for its end, or trigger the DAG "
-                    "take_down, which waits for it."
-                )
+    return tell
 
 
 def _run(spec: DatasetSpec, partition: str | None) -> int:
@@ -459,31 +413,7 @@ def _parser() -> argparse.ArgumentParser:
     back.add_argument("dataset")
     back.add_argument("--to", metavar="VERSION", help="default: the champion before this one")
     back.add_argument("--reason", metavar="TEXT", default="", help="kept in the history")
-    gone = add("take-down", take_down, "remove images from every table and file, for good")
-    gone.add_argument("dataset")
-    gone.add_argument("--author", metavar="NAME", help="all of an author, future ones too")
-    gone.add_argument(
-        "--licence", metavar="NAME", help="all under a licence, as the source names it"
-    )
-    gone.add_argument("--uri", action="append", default=[], help="an address; may be given again")
-    gone.add_argument("--image-id", action="append", default=[], help="may be given again")
-    gone.add_argument(
-        "--reason", metavar="TEXT", required=True, help="kept in the models' descriptions"
-    )
-    refused = add("rejects", show_rejects, "images that could not be taken, and why")
-    refused.add_argument("dataset")
-    refused.add_argument("--reason", metavar="CODE", help="such as truncated; default: any")
-    refused.add_argument("--limit", metavar="N", type=_number, default=50, help="default: 50")
-    refused.add_argument("--json", action="store_true", help="for programs")
-    again = add(
-        "re-admit", readmit, "let the next ingest try rejects again, however final they are"
-    )
-    again.add_argument("dataset")
-    again.add_argument("--uri", action="append", default=[], help="a reject; may be given again")
-    again.add_argument(
-        "--rejected-for", metavar="CODE", help="or all of a reason, such as truncated"
-    )
-    again.add_argument("--reason", metavar="TEXT", required=True, help="why; kept")
+    rights_commands.add_commands(lambda name, command, text: add(name, _telling(command), text))
     out_there = add(
         "export", export, "write the champion, preprocessing included, for a phone or a server"
     )

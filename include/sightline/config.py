@@ -237,6 +237,12 @@ def load_dataset(name: str) -> DatasetSpec:
     return read_dataset(load_settings().datasets / f"{name}.yaml")
 
 
+def check_known(name: str) -> None:
+    """ConfigError where there is no such dataset; a broken file's tables can be looked at, too."""
+    if name not in [path.stem for path in dataset_files()]:
+        load_dataset(name)  # says which there are
+
+
 def read_dataset(path: Path) -> DatasetSpec:
     """Read one dataset file."""
     if not re.fullmatch(r"[a-z][a-z0-9_]{0,62}", path.stem):

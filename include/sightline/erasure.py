@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from sightline import rejection, storage, tables
+from sightline import delta, rejection, removals, storage, tables
 from sightline.errors import StorageError
 from sightline.tables import Table, Writer
 
@@ -54,7 +54,7 @@ def erase(table: Table, doomed: Doomed, pinned: Collection[int] = ()) -> int:
     if not columns or not storage.exists(table.url):
         return 0
     writer = WRITERS.get(table.name, TAKE_DOWN)
-    removed = tables.remove_rows(table, columns, doomed.mask, writer)
+    removed = removals.remove_rows(table, columns, doomed.mask, writer)
     held = {tables.file_name(url): url for url in _unwanted_files(table, columns, doomed)}
     kept = _kept_files(table, pinned, held)
     gone = {name: list[str]() for name in held}
@@ -63,7 +63,7 @@ def erase(table: Table, doomed: Doomed, pinned: Collection[int] = ()) -> int:
         # Before they go, so that a version is refused rather than found to lack files.
         known = {**gone, **tables.erased_files(table)}
         known |= {name: new for name, new in gone.items() if new}
-        storage.write_json(storage.join(table.url, tables.ERASED), known)
+        storage.write_json(storage.join(table.url, delta.ERASED), known)
     for name in gone:
         _remove(storage.join(table.url, name))
     if removed.rows or gone:
@@ -88,7 +88,7 @@ def _unwanted_files(table: Table, columns: list[str], doomed: Doomed) -> Iterato
         if tables.file_name(url) in counted:
             continue
         try:
-            is_unwanted = tables.count_unwanted(url, columns, doomed.mask) > 0
+            is_unwanted = removals.count_unwanted(url, columns, doomed.mask) > 0
         except FileNotFoundError:
             continue
         except (pa.ArrowInvalid, OSError):

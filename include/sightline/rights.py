@@ -11,7 +11,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from sightline import rejection, tables, take_down, tombstones
+from sightline import rejection, removals, tables, take_down, tombstones
 from sightline.catalog import Catalog
 from sightline.config import DatasetSpec
 from sightline.erasure import Doomed
@@ -59,7 +59,7 @@ def sweep_manifest(catalog: Catalog, before: Tombstones) -> None:
     def barred(batch: pa.RecordBatch) -> pa.BooleanArray:
         return pa.array([is_barred(row, laid) for row in batch.to_pylist()], pa.bool_())
 
-    tables.remove_rows(catalog.manifest, ["uri", "author"], barred, tables.Writer("take_down"))
+    removals.remove_rows(catalog.manifest, ["uri", "author"], barred, tables.Writer("take_down"))
 
 
 def note_licences(catalog: Catalog, task: TaskRun, changed: dict[str, dict[str, Any]]) -> None:
@@ -125,7 +125,7 @@ def _quarantine(catalog: Catalog, doomed: Doomed) -> None:
     last, for by them a retry finds what is left to do."""
     for table in reversed(catalog.tables):
         if "image_id" in table.schema.names and table.name != catalog.splits.name:
-            tables.remove_rows(table, ["image_id"], doomed.mask, tables.Writer("quarantine"))
+            removals.remove_rows(table, ["image_id"], doomed.mask, tables.Writer("quarantine"))
 
 
 def _reject_elsewhere(catalog: Catalog, task: TaskRun, refused: str) -> None:

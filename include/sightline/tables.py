@@ -6,17 +6,15 @@ version of the table, and decide again when another writer was faster:
 
 append_new         rows with a key: a key that the table holds already is dropped
 replace_partition  a slice: the whole slice is exchanged, by the writer whose claim still stands
-remove_rows        the files that hold unwanted rows are written again without them (see erasure.py)
+exchange           a slice, by what is made of its files; removals.py takes rows out in this way
 """
 
 import json
 import logging
 import random
-import tempfile
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import unquote
@@ -25,35 +23,46 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
-from deltalake import CommitProperties, DeltaTable, QueryBuilder, Schema, Transaction
-from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
+from deltalake import CommitProperties, DeltaTable, Schema, Transaction
+from deltalake.exceptions import CommitFailedError, DeltaError
 from deltalake.transaction import AddAction, create_table_with_add_actions
 
 from sightline import storage
+from sightline.delta import (
+    Slice,
+    Table,
+    current_version,
+    dataset_of,
+    erased_files,
+    file_name,
+    literal,
+    open_table,
+    query,
+    slice_of,
+    stream_query,
+    surviving_urls,
+    urls_of,
+)
 from sightline.errors import StorageError
+
+__all__ = [
+    "Table",
+    "current_version",
+    "dataset_of",
+    "erased_files",
+    "file_name",
+    "literal",
+    "open_table",
+    "query",
+    "stream_query",
+    "surviving_urls",
+]
 
 log = logging.getLogger(__name__)
 
-Slice = list[tuple[str, str, Any]]  # a partition, as delta-rs filters for it
-Mask = Callable[[pa.RecordBatch], Any]  # which rows of a batch are unwanted, as a boolean array
 
 FILE_BYTES = 256 * 2**20
-ROWS_AT_ONCE = 8192
-IMAGES_AT_ONCE = 64  # of a table that holds bytes
-ERASED = (
-    "_erased.json"  # in a table's folder: files that are gone for good, and what took their places
-)
 COMMIT_ATTEMPTS = 200
-
-
-@dataclass(frozen=True)
-class Table:
-    """One table of a dataset: where it lies and what its rows are."""
-
-    name: str
-    url: str
-    schema: pa.Schema
-    partition_by: str | None = None
 
 
 @dataclass(frozen=True)
@@ -72,77 +81,12 @@ class Claim:
     transaction: int
 
 
-@dataclass(frozen=True)
-class Removed:
-    """What remove_rows did: how many rows are gone, and by file_name the files that were exchanged, each
-    with those in its place."""
-
-    rows: int
-    successors: dict[str, list[str]]
-
-
-def open_table(table: Table, version: int | None = None) -> DeltaTable | None:
-    """The Delta table at a version (default: its newest), or None where there is none yet.
-
-    StorageError where files of that version were erased since.
-    """
-    opened = _open(table, version)
-    if version is not None and opened is not None:
-        gone = erased_files(table)
-        if gone and not gone.keys().isdisjoint(map(file_name, _file_urls(opened, None))):
-            raise StorageError(
-                f"Version {version} of table {table.name} cannot be read any more: it held images that "
-                "were taken down; let a new run work from the newest version."
-            )
-    return opened
-
-
-def _open(table: Table, version: int | None = None) -> DeltaTable | None:
-    options = storage.delta_options(table.url)
-    try:
-        return DeltaTable(table.url, version=version, storage_options=options)
-    except TableNotFoundError:
-        return None
-    except (DeltaError, OSError) as error:
-        raise StorageError(f"Cannot open table {table.name} at {table.url}: {error}.") from error
-
-
-def current_version(table: Table) -> int | None:
-    """The newest version, or None where there is no table yet."""
-    opened = open_table(table)
-    return None if opened is None else opened.version()
-
-
 def file_urls(table: Table, version: int | None = None, partition: str | None = None) -> list[str]:
     """URLs of the Parquet files that make up a version, or one partition of it."""
     opened = open_table(table, version)
     if opened is None:
         return []
-    return sorted(_file_urls(opened, _slice(table, partition)))
-
-
-def erased_files(table: Table) -> dict[str, list[str]]:
-    """By file_name the files that a take-down has erased, each with those that took its place."""
-    found: dict[str, list[str]] | None = storage.read_json(storage.join(table.url, ERASED))
-    return found or {}
-
-
-def surviving_urls(table: Table, version: int | None = None) -> list[str]:
-    """URLs of what is left of a version: where files of it were erased, of those in their places."""
-    opened = _open(table, version)
-    gone = erased_files(table)
-    left = [] if opened is None else _file_urls(opened, None)
-    while any(file_name(url) in gone for url in left):
-        left = [
-            place
-            for url in left
-            for place in (
-                [storage.join(table.url, one) for one in gone[file_name(url)]]
-                if file_name(url) in gone
-                else [url]
-            )
-        ]
-    return left
+    return sorted(urls_of(opened, slice_of(table, partition)))
 
 
 def count_rows(table: Table, version: int | None = None, partition: str | None = None) -> int:
@@ -164,12 +108,7 @@ def file_rows(table: Table, version: int | None = None) -> list[tuple[str, int]]
     actions = pa.table(opened.get_add_actions(flatten=True))
     counts = zip(actions["path"].to_pylist(), actions["num_records"].to_pylist(), strict=True)
     rows = {file_name(unquote(path)): count for path, count in counts}
-    return [(url, rows[file_name(url)]) for url in _file_urls(opened, None)]
-
-
-def file_name(url: str) -> str:
-    """The last two parts of a path: they name a file of a table, however the rest is spelled."""
-    return "/".join(url.split("/")[-2:])
+    return [(url, rows[file_name(url)]) for url in urls_of(opened, None)]
 
 
 def count_file_rows(urls: list[str]) -> int:
@@ -200,7 +139,7 @@ def held_values(
     but_partition: str | None = None,
 ) -> set[str]:
     """Which of these values a column of the table holds, in one partition or in all but one."""
-    searched = _slice(table, partition) or _slice(table, but_partition, "!=")
+    searched = slice_of(table, partition) or slice_of(table, but_partition, "!=")
     return set(_held_rows(table, [column], column, values, searched)[column].to_pylist())
 
 
@@ -208,46 +147,18 @@ def rows_elsewhere(
     table: Table, columns: list[str], column: str, values: list[str], partition: str
 ) -> pa.Table:
     """Columns of the rows of all partitions but one that hold one of these values."""
-    return _held_rows(table, columns, column, values, _slice(table, partition, "!="))
+    return _held_rows(table, columns, column, values, slice_of(table, partition, "!="))
 
 
 def _held_rows(
     table: Table, columns: list[str], column: str, values: list[str], searched: Slice | None
 ) -> pa.Table:
     opened = open_table(table)
-    files = _file_urls(opened, searched) if opened else []
+    files = urls_of(opened, searched) if opened else []
     if not files or not values:
         return table.schema.empty_table().select(columns)
     ours = ds.field(column).isin(pa.array(values))
     return dataset_of(files, table.schema).to_table(columns=columns, filter=ours)
-
-
-@contextmanager
-def query(**tables: Table | DeltaTable) -> Iterator[Callable[[str], pa.Table]]:
-    """Run SQL over tables by name; a table that does not exist yet counts as empty.
-
-    >>> with query(images=catalog.images) as sql:
-    ...     sql("SELECT label, count(*) AS n FROM images GROUP BY label")
-    """
-    with stream_query(**tables) as sql:
-        yield lambda statement: pa.table(sql(statement).read_all())
-
-
-@contextmanager
-def stream_query(**tables: Table | DeltaTable) -> Iterator[Callable[[str], pa.RecordBatchReader]]:
-    """As `query`, but the answer comes batch by batch, for answers that grow with the dataset."""
-    builder = QueryBuilder()
-    with tempfile.TemporaryDirectory() as empty:
-        for name, table in tables.items():
-            opened = table if isinstance(table, DeltaTable) else open_table(table)
-            if opened is None and isinstance(table, Table):
-                create_table_with_add_actions(
-                    f"{empty}/{name}", Schema.from_arrow(table.schema), []
-                )
-                opened = DeltaTable(f"{empty}/{name}")
-            assert opened is not None
-            builder.register(name, opened)
-        yield lambda statement: pa.RecordBatchReader.from_stream(builder.execute(statement))
 
 
 def write_batches(table: Table, batches: Iterable[pa.RecordBatch]) -> list[str]:
@@ -310,7 +221,7 @@ def replace_partition(
             _discard(table, urls)
             return None
         actions = [_add_action(table, url, partition) for url in urls]
-        replaced = _slice(table, partition)
+        replaced = slice_of(table, partition)
         if _commit(opened, table, actions, "overwrite", held.writer, transaction + 1, replaced):
             return opened.version() + 1
     raise _too_busy(table)
@@ -357,113 +268,51 @@ def append_new(
     raise _too_busy(table)
 
 
-def remove_rows(table: Table, columns: list[str], unwanted: Mask, writer: Writer) -> Removed:
-    """Take rows out of the newest version: the mask sees batches of these columns.
+def urls_by_partition(table: Table) -> dict[str | None, list[str]]:
+    """The files of the newest version by their partition, or by None in a table without any."""
+    opened = open_table(table)
+    if opened is None:
+        return {}
+    actions = pa.table(opened.get_add_actions(flatten=True))
+    names = [file_name(unquote(path)) for path in actions["path"].to_pylist()]
+    column = f"partition.{table.partition_by}"
+    values = actions[column].to_pylist() if table.partition_by else [None] * len(names)
+    partition_of = dict(zip(names, values, strict=True))
+    found: dict[str | None, list[str]] = {}
+    for url in urls_of(opened, None):
+        found.setdefault(partition_of[file_name(url)], []).append(url)
+    return found
 
-    A partition is exchanged in one commit, its other files copied, for a commit can only replace whole
-    partitions. A last commit changes nothing: who has decided on an earlier version decides again.
+
+def exchange(
+    table: Table,
+    partition: str | None,
+    rewrite: Callable[[list[str]], list[str] | None],
+    writer: Writer,
+) -> None:
+    """Exchange a partition for what `rewrite` makes of its files (None: leave it), in one commit; it is
+    asked again when another commit came first. Files that it returns are new ones.
     """
-    rows, successors = 0, dict[str, list[str]]()
-    if _open(table) is None:
-        return Removed(rows, successors)
-    while slices := _slices_with(table, columns, unwanted):
-        for partition in slices:
-            removed = _remove_from(table, partition, columns, unwanted, writer)
-            rows += removed.rows
-            successors |= removed.successors
+    for opened in _versions(table):
+        replaced = slice_of(table, partition)
+        urls = rewrite(urls_of(opened, replaced))
+        if urls is None:
+            return
+        actions = [_add_action(table, url, partition) for url in urls]
+        transaction = (opened.transaction_version(writer.identity) or 0) + 1
+        if _commit(opened, table, actions, "overwrite", writer, transaction, replaced):
+            return
+        _discard(table, urls)
+    raise _too_busy(table)
+
+
+def touch(table: Table, writer: Writer) -> None:
+    """Commit nothing, so that who has decided on an earlier version decides again."""
     for opened in _versions(table):
         transaction = (opened.transaction_version(writer.identity) or 0) + 1
         if _commit(opened, table, [], "append", writer, transaction, None):
-            return Removed(rows, successors)
+            return
     raise _too_busy(table)
-
-
-def count_unwanted(url: str, columns: list[str], unwanted: Mask) -> int:
-    """How many rows of a Parquet file a mask picks; columns that the file lacks are not looked at."""
-    fs, path = storage.filesystem(url)
-    with fs.open(path, "rb") as stream:
-        file = pq.ParquetFile(stream)
-        present = [name for name in columns if name in file.schema_arrow.names]
-        if not present:
-            return 0
-        batches = file.iter_batches(ROWS_AT_ONCE, columns=present, use_threads=False)
-        return sum(int(pc.sum(unwanted(batch)).as_py() or 0) for batch in batches)
-
-
-def literal(text: str) -> str:
-    """Text as SQL writes it; labels and names come from strangers."""
-    return "'" + text.replace("'", "''") + "'"
-
-
-def _slices_with(table: Table, columns: list[str], unwanted: Mask) -> list[str | None]:
-    """The partitions (of a table without any: None) that hold unwanted rows."""
-    opened = _open(table)
-    assert opened is not None  # the caller has looked
-    held = _slice_of(opened, table)
-    urls = _file_urls(opened, None)
-    return list(
-        dict.fromkeys(
-            held[file_name(url)] for url in urls if count_unwanted(url, columns, unwanted)
-        )
-    )
-
-
-def _slice_of(opened: DeltaTable, table: Table) -> dict[str, str | None]:
-    """The partition of each file, by file_name."""
-    actions = pa.table(opened.get_add_actions(flatten=True))
-    names = [file_name(unquote(path)) for path in actions["path"].to_pylist()]
-    if table.partition_by is None:
-        return dict.fromkeys(names)
-    values = actions[f"partition.{table.partition_by}"].to_pylist()
-    return dict(zip(names, values, strict=True))
-
-
-def _remove_from(
-    table: Table, partition: str | None, columns: list[str], unwanted: Mask, writer: Writer
-) -> Removed:
-    """Exchange one partition for the same without the unwanted rows, in one commit."""
-    for opened in _versions(table):
-        rows, successors = 0, dict[str, list[str]]()
-        for url in _file_urls(opened, _slice(table, partition)):
-            picked = count_unwanted(url, columns, unwanted)
-            rows += picked
-            successors[url] = _without(table, url, unwanted) if picked else [_copy(table, url)]
-        if not rows:  # another take-down was faster
-            _discard(table, [one for new in successors.values() for one in new])
-            return Removed(0, {})
-        written = [url for new in successors.values() for url in new]
-        actions = [_add_action(table, url, partition) for url in written]
-        transaction = (opened.transaction_version(writer.identity) or 0) + 1
-        replaced = _slice(table, partition)
-        if _commit(opened, table, actions, "overwrite", writer, transaction, replaced):
-            names = {
-                file_name(old): [file_name(one) for one in new] for old, new in successors.items()
-            }
-            return Removed(rows, names)
-        _discard(table, written)
-    raise _too_busy(table)
-
-
-def _without(table: Table, url: str, unwanted: Mask) -> list[str]:
-    """A file again, without its unwanted rows."""
-    has_bytes = any(pa.types.is_binary(column.type) for column in table.schema)
-
-    def kept() -> Iterator[pa.RecordBatch]:
-        for stream in _streams([url]):
-            file = pq.ParquetFile(stream)
-            for batch in file.iter_batches(IMAGES_AT_ONCE if has_bytes else ROWS_AT_ONCE):
-                yield batch.filter(pc.invert(unwanted(batch)))
-
-    return write_batches(table, kept())
-
-
-def _copy(table: Table, url: str) -> str:
-    fs, path = storage.filesystem(url)
-    folder = new_folder(table)
-    fs.makedirs(storage.filesystem(folder)[1], exist_ok=True)
-    copied = storage.join(folder, url.rsplit("/", 1)[-1])
-    fs.cp_file(path, storage.filesystem(copied)[1])
-    return copied
 
 
 def _versions(table: Table) -> Iterator[DeltaTable]:
@@ -525,20 +374,6 @@ def _commit(
     return True
 
 
-def _slice(table: Table, partition: str | None, operator: str = "=") -> Slice | None:
-    """The filter for one partition (or for all but it), or None for the whole table."""
-    if partition is None:
-        return None
-    assert table.partition_by is not None, table.name
-    return [(table.partition_by, operator, partition)]
-
-
-def _file_urls(opened: DeltaTable, searched: Slice | None) -> list[str]:
-    """Files of a version; delta-rs writes local paths as in a URL, where a space is %20."""
-    urls = opened.file_uris(file_pruning_predicate=searched)
-    return [unquote(url) if storage.is_local(url) else url for url in urls]
-
-
 def _add_action(table: Table, url: str, partition: str | None) -> AddAction:
     fs, path = storage.filesystem(url)
     root = storage.filesystem(table.url)[1]
@@ -561,10 +396,10 @@ def _held_by(
     """For each of our rows, who holds its key already: the table, or an earlier row of ours."""
     # An image has a row for each backbone, or each model.
     scoped = table.partition_by in ("backbone_id", "model_version")
-    searched = _slice(table, partition if scoped else None)
+    searched = slice_of(table, partition if scoped else None)
     name = "uri" if "uri" in ours.schema.names else key
     holders: dict[str, str] = {}
-    files = _file_urls(opened, searched)
+    files = urls_of(opened, searched)
     if files:
         ours_keys = ds.field(key).isin(ours[key].combine_chunks())
         held = dataset_of(files, table.schema).to_table(
@@ -606,13 +441,6 @@ def _streams(urls: list[str]) -> Iterator[Any]:
         fs, path = storage.filesystem(url)
         with fs.open(path, "rb") as stream:
             yield stream
-
-
-def dataset_of(urls: list[str], schema: pa.Schema) -> ds.Dataset:
-    """Some Parquet files as one pyarrow dataset."""
-    fs, _ = storage.filesystem(urls[0])
-    paths = [storage.filesystem(url)[1] for url in urls]
-    return ds.dataset(paths, schema=schema, format="parquet", filesystem=fs)
 
 
 def _close(writer: pq.ParquetWriter, sink: Any) -> None:

@@ -16,7 +16,7 @@ from urllib.parse import unquote
 
 import pyarrow as pa
 
-from sightline import storage, tables
+from sightline import removals, storage
 from sightline.catalog import Catalog
 from sightline.erasure import Doomed
 from sightline.spreadsheets import bare, line_writer
@@ -93,8 +93,11 @@ def _clean_csv(url: str, doomed: Doomed) -> bool:
 
 def _lines(url: str) -> Iterator[list[str]]:
     fs, path = storage.filesystem(url)
-    with fs.open(path, "rb") as stream:
-        yield from csv.reader(io.TextIOWrapper(stream, encoding="utf-8", newline=""))
+    with (
+        fs.open(path, "rb") as stream,
+        io.TextIOWrapper(stream, encoding="utf-8", newline="") as text,
+    ):
+        yield from csv.reader(text)
 
 
 def _clean_page(url: str, doomed: Doomed) -> bool:
@@ -116,7 +119,7 @@ def _clean_work(url: str, doomed: Doomed) -> bool:
     """Work of a job that was killed; a job that runs is tried again without it."""
     columns = ["image_id", "uri"]
     try:
-        is_ours = tables.count_unwanted(url, columns, doomed.mask) > 0
+        is_ours = removals.count_unwanted(url, columns, doomed.mask) > 0
     except (pa.ArrowInvalid, OSError):
         is_ours = True
     return is_ours and _remove(url)
