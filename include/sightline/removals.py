@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from sightline import storage, tables
+from sightline import delta, storage, tables
 from sightline.tables import Table, Writer
 
 Mask = Callable[[pa.RecordBatch], Any]  # which rows of a batch are unwanted, as a boolean array
@@ -60,7 +60,7 @@ def _partitions_with(table: Table, columns: list[str], unwanted: Mask) -> list[s
     """The partitions that hold unwanted rows."""
     return [
         partition
-        for partition, urls in tables.urls_by_partition(table).items()
+        for partition, urls in delta.urls_by_partition(table).items()
         if any(count_unwanted(url, columns, unwanted) for url in urls)
     ]
 

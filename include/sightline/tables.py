@@ -268,22 +268,6 @@ def append_new(
     raise _too_busy(table)
 
 
-def urls_by_partition(table: Table) -> dict[str | None, list[str]]:
-    """The files of the newest version by their partition, or by None in a table without any."""
-    opened = open_table(table)
-    if opened is None:
-        return {}
-    actions = pa.table(opened.get_add_actions(flatten=True))
-    names = [file_name(unquote(path)) for path in actions["path"].to_pylist()]
-    column = f"partition.{table.partition_by}"
-    values = actions[column].to_pylist() if table.partition_by else [None] * len(names)
-    partition_of = dict(zip(names, values, strict=True))
-    found: dict[str | None, list[str]] = {}
-    for url in urls_of(opened, None):
-        found.setdefault(partition_of[file_name(url)], []).append(url)
-    return found
-
-
 def exchange(
     table: Table,
     partition: str | None,
