@@ -85,7 +85,8 @@ def test_nothing_is_scheduled_or_reduced_where_the_file_says_null(datasets: Path
 
 
 KEYS = (
-    "backbone, description, fetch, fine_tune, gate, limits, reduce, schedule, source, split, train"
+    "backbone, description, fetch, fine_tune, gate, licences, limits, reduce, schedule, source, split, "
+    "train"
 )
 
 
