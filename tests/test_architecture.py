@@ -13,12 +13,13 @@ FOUNDATIONS = {
     "errors", "settings", "config", "backbone_names", "storage", "schemas", "tables", "catalog",
     "images", "progress", "spark", "source_config", "fine_tune_config", "batches", "classifiers",
     "lookup", "parquet", "hashing", "spark_workers", "schema_evolution", "quality_config", "view_hashes",
-    "image_properties", "labels_config",
+    "image_properties", "labels_config", "licence_config", "spreadsheets", "delta", "removals",
 }  # fmt: skip
 MIDDLE = {
     "sources", "backbones", "models", "ledger", "rejection", "principal_components", "embeddings",
     "metrics", "slices", "wanted_images", "near_duplicates", "split_groups", "split_balance",
-    "issue_scores", "conflicts", "exclusions", "discriminant", "confident_learning",
+    "issue_scores", "conflicts", "exclusions", "discriminant", "confident_learning", "tombstones",
+    "erasure", "traces", "take_down", "rights", "attribution", "readmission",
 }  # fmt: skip
 STAGES = {
     "ingestion", "featurization", "splitting", "reduction", "training", "evaluation", "gating",

@@ -111,7 +111,7 @@ def test_sixty_dataset_files_parse_without_heavy_packages(own_places: Path) -> N
         (own_places / "datasets" / f"set_{number}.yaml").write_text("source: {type: digits}\n")
     parsed = parse(own_places)
     assert parsed["errors"] == {}
-    assert len(parsed["dags"]) == 181  # and the scaling study
+    assert len(parsed["dags"]) == 182  # and the scaling study, and the take-down
     assert parsed["heavy"] == []
 
 
@@ -125,6 +125,7 @@ def test_a_broken_dataset_file_harms_no_other_dataset(own_places: Path) -> None:
         "train_good",
         "predict_good",
         "scaling_study",
+        "take_down",
         "ingest_bad",
     }
     assert "broken" in parsed["dags"]["ingest_bad"]["tags"]
@@ -159,6 +160,17 @@ def test_a_competition_has_a_submission_that_follows_its_champion(
     assert predict["timetable"] == "PartitionedAssetTimetable"
     assert "sightline://car_models/champion" in json.dumps(predict["schedule"])
     assert predict["pools"]["score_new"] == "sightline_spark"
+
+
+def test_a_take_down_waits_for_what_is_running(own_places: Path) -> None:
+    (own_places / "datasets" / "good.yaml").write_text("source: {type: digits}\n")
+    (own_places / "datasets" / "good.expectations.yaml").write_text("manifest: []\n")
+    parsed = parse(own_places)
+    take_down = parsed["dags"]["take_down"]
+    assert take_down["tasks"] == ["wait_for_runs", "take_down"]
+    assert take_down["documented"]
+    assert take_down["max_active_runs"] == 1
+    assert "ingest_good.expectations" not in parsed["dags"]
 
 
 def test_a_dataset_without_a_schedule_runs_by_hand_only(own_places: Path) -> None:

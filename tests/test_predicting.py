@@ -16,7 +16,7 @@ from sightline.classifiers import Classifier, LogisticRegression, Scaler
 from sightline.config import DatasetSpec
 from sightline.errors import ConfigError, TrainingError
 from sightline.ledger import Record
-from sightline.predicting import answers_url, defuse, predict
+from sightline.predicting import answers_url, predict
 from sightline.wanted_images import ALL, UNLABELLED, from_text, of_champion
 from sightline.work import Work
 from tests.conftest import (
@@ -199,12 +199,6 @@ def test_wanted_images_are_counted(catalog: Catalog) -> None:
     assert model is not None
     assert wanted_images.count(catalog, model, of_champion(catalog, UNLABELLED, None)) == 3
     assert wanted_images.count(catalog, model, of_champion(catalog, ALL, None)) == 6
-
-
-@pytest.mark.parametrize("start", ["=", "+", "-", "@", "\t", "\r"])
-def test_a_cell_that_a_spreadsheet_would_reckon_with_is_defused(start: str) -> None:
-    assert defuse(f"{start}1+1") == f"'{start}1+1"
-    assert defuse("plain") == "plain"
 
 
 @dataclass

@@ -19,8 +19,9 @@ from fsspec.implementations.memory import MemoryFileSystem
 
 from sightline import storage, tables, validation
 from sightline.catalog import Catalog
-from sightline.config import LimitsSpec
+from sightline.config import LimitsSpec, dataset_files
 from sightline.errors import CheckFailed, ConfigError
+from sightline.ledger import TaskRun
 from sightline.settings import load_settings
 from sightline.tables import Table, Writer
 from sightline.validation import data_docs, frames
@@ -34,6 +35,14 @@ DIMENSION = 3
 NOW = datetime(2026, 11, 6, tzinfo=UTC)
 
 Row = dict[str, Any]
+
+
+def task_of(partition: str) -> TaskRun:
+    """A validation of a partition."""
+    return TaskRun("ingest_pets", "run-1", "validate", partition)
+
+
+TONIGHT = task_of(NIGHT)
 
 
 @pytest.fixture
@@ -113,7 +122,7 @@ def broken(said: str) -> dict[tuple[str, str], tuple[str, set[str]]]:
 def test_a_good_manifest_passes_and_leaves_a_page(catalog: Catalog) -> None:
     full = listed("a", split_hint="train", rotation=270, size_bytes=0)
     fill(catalog.manifest, [full, listed("b")])
-    outcome = validation.validate_manifest(catalog, NIGHT, LIMITS)
+    outcome = validation.validate_manifest(catalog, TONIGHT, LIMITS)
     assert (outcome.rows, outcome.checks) == (2, 8)
     assert Path(outcome.page).is_file()
     assert Path(outcome.page).is_relative_to(catalog.checks)
@@ -132,7 +141,7 @@ def test_each_broken_row_of_a_manifest_is_counted_and_named(catalog: Catalog) ->
         listed("minus", size_bytes=-1),
     ]
     fill(catalog.manifest, rows)
-    said = refusal(validation.validate_manifest, catalog, NIGHT, LIMITS)
+    said = refusal(validation.validate_manifest, catalog, TONIGHT, LIMITS)
     assert said.startswith(
         f"Dataset pets, partition {NIGHT}: table manifest fails 7 checks. Column uri: 2 of 12 rows "
         "break 'a uri is listed once', for example /photos/twice, /photos/twice. Column uri: "
@@ -164,17 +173,17 @@ def test_a_night_without_images_passes_and_says_so(
 ) -> None:
     fill(catalog.manifest, [listed("bad", label=None, partition="2026-11-04")])
     with caplog.at_level("INFO", logger="sightline"):
-        assert validation.validate_manifest(catalog, NIGHT, LIMITS).rows == 0
+        assert validation.validate_manifest(catalog, TONIGHT, LIMITS).rows == 0
     assert "on 0 rows, there being none" in caplog.text
-    assert validation.validate_images(catalog, NIGHT, LIMITS).rows == 0
-    assert validation.validate_features(catalog, NIGHT, BACKBONE, DIMENSION, LIMITS).rows == 0
+    assert validation.validate_images(catalog, TONIGHT, LIMITS).rows == 0
+    assert validation.validate_features(catalog, TONIGHT, BACKBONE, DIMENSION, LIMITS).rows == 0
 
 
 def test_an_image_in_neither_table_or_in_both_is_named(catalog: Catalog) -> None:
     fill(catalog.manifest, [listed(name) for name in ("a", "lost", "both")])
     fill(catalog.images, [held("a"), held("both")])
     fill(catalog.rejects, [rejected("both")])
-    said = refusal(validation.validate_images, catalog, NIGHT, LimitsSpec(rejected_share=1))
+    said = refusal(validation.validate_images, catalog, TONIGHT, LimitsSpec(rejected_share=1))
     assert broken(said) == {
         ("outcome", "every image of the manifest is held or rejected"): (
             "1 of 3 rows",
@@ -194,7 +203,7 @@ def test_an_image_that_another_night_rejected_and_this_one_took_is_in_order(
         rejected("final", partition="2026-11-04"),
     ]
     fill(catalog.rejects, earlier)
-    assert validation.validate_images(catalog, NIGHT, LimitsSpec(rejected_share=0.5)).rows == 2
+    assert validation.validate_images(catalog, TONIGHT, LimitsSpec(rejected_share=0.5)).rows == 2
 
 
 @pytest.mark.parametrize(("corrupt", "passes"), [(1, True), (2, False)])
@@ -209,9 +218,9 @@ def test_the_failure_budget_counts_rejects_but_no_duplicates(
          + [rejected(name, "conflict") for name in double[:1]])  # fmt: skip
     fill(catalog.images, [held(name) for name in good])
     if passes:
-        assert validation.validate_images(catalog, NIGHT, LIMITS).rows == 10
+        assert validation.validate_images(catalog, TONIGHT, LIMITS).rows == 10
     else:
-        said = refusal(validation.validate_images, catalog, NIGHT, LIMITS)
+        said = refusal(validation.validate_images, catalog, TONIGHT, LIMITS)
         assert broken(said) == {
             ("outcome", "an image is taken, or was held already"): (
                 "2 of 10 rows (20.0%, where 10.0% may)",
@@ -228,7 +237,7 @@ def test_each_broken_column_of_images_is_named(catalog: Catalog) -> None:
     rows += [held("one", image_id="f" * 64), held("same", image_id="f" * 64)]
     fill(catalog.images, rows)
     fill(catalog.manifest, [listed(row["uri"].rpartition("/")[2]) for row in rows])
-    said = refusal(validation.validate_images, catalog, NIGHT, LIMITS)
+    said = refusal(validation.validate_images, catalog, TONIGHT, LIMITS)
     found = broken(said)
     assert found.pop(("image_id", "an image is held once")) == (
         "2 of 10 rows",
@@ -243,7 +252,7 @@ def test_sound_embeddings_pass(catalog: Catalog) -> None:
     fill(catalog.images, [held("a"), held("b"), held("later", partition="2026-11-06")])
     sound = [embedded("a", [1, 2, 3]), embedded("b", [-1, 0, 1])]
     fill(catalog.features, [*sound, embedded("a", [float("nan")], "another backbone")])
-    outcome = validation.validate_features(catalog, NIGHT, BACKBONE, DIMENSION, LIMITS)
+    outcome = validation.validate_features(catalog, TONIGHT, BACKBONE, DIMENSION, LIMITS)
     assert (outcome.rows, outcome.checks) == (2, 5)
 
 
@@ -256,7 +265,7 @@ def test_each_broken_embedding_is_named(catalog: Catalog) -> None:
                 "constant": [0.5, 0.5, 0.5]}  # fmt: skip
     rows = [embedded(name, embedding) for name, embedding in features.items()]
     fill(catalog.features, [*rows, embedded("two", [4, 5, 6])])
-    said = refusal(validation.validate_features, catalog, NIGHT, BACKBONE, DIMENSION, LIMITS)
+    said = refusal(validation.validate_features, catalog, TONIGHT, BACKBONE, DIMENSION, LIMITS)
 
     def ids(*of: str) -> set[str]:
         return {str(held(name)["image_id"]) for name in of}
@@ -307,11 +316,11 @@ def test_counts_and_shares_are_summed_over_slices(
     fill(catalog.images, [held(name) for name in names[5:]])
     fill(catalog.rejects, [rejected(name) for name in names[:5]])
     monkeypatch.setattr(frames, "SLICE_ROWS", 5)
-    said = refusal(validation.validate_manifest, catalog, NIGHT, LIMITS)
+    said = refusal(validation.validate_manifest, catalog, TONIGHT, LIMITS)
     assert "Column rotation: 7 of 15 rows" in said
     # A slice of nothing but rejects is within a budget of a third of all rows.
-    assert validation.validate_images(catalog, NIGHT, LimitsSpec(rejected_share=0.34)).rows == 15
-    said = refusal(validation.validate_images, catalog, NIGHT, LimitsSpec(rejected_share=0.33))
+    assert validation.validate_images(catalog, TONIGHT, LimitsSpec(rejected_share=0.34)).rows == 15
+    said = refusal(validation.validate_images, catalog, TONIGHT, LimitsSpec(rejected_share=0.33))
     assert "5 of 15 rows (33.3%, where 33.0% may)" in said
 
 
@@ -328,7 +337,7 @@ def test_a_slice_is_never_larger_than_its_limit(
 
 def test_a_partition_with_a_quotation_mark_is_read(catalog: Catalog) -> None:
     fill(catalog.manifest, [listed("a", partition="o'clock"), listed("b", label=None)])
-    assert validation.validate_manifest(catalog, "o'clock", LIMITS).rows == 1
+    assert validation.validate_manifest(catalog, task_of("o'clock"), LIMITS).rows == 1
 
 
 def test_a_third_party_adds_an_expectation_in_the_suite(catalog: Catalog, own_suites: Path) -> None:
@@ -336,7 +345,7 @@ def test_a_third_party_adds_an_expectation_in_the_suite(catalog: Catalog, own_su
         "{column: licence, min_value: 2, mostly: 0.5}", "most photos name a licence")  # fmt: skip
     licences = ["", "", "", "CC BY 4.0", None]
     fill(catalog.manifest, [listed(str(n), licence=name) for n, name in enumerate(licences)])
-    said = refusal(validation.validate_manifest, catalog, NIGHT, LIMITS)
+    said = refusal(validation.validate_manifest, catalog, TONIGHT, LIMITS)
     assert broken(said) == {
         ("licence", "most photos name a licence"): (
             "3 of 4 rows (75.0%, where 50.0% may)",
@@ -350,7 +359,7 @@ def test_an_expectation_may_compare_two_columns(catalog: Catalog, own_suites: Pa
         "{column_A: width, column_B: height, or_equal: true}", "no portraits")  # fmt: skip
     fill(catalog.manifest, [listed("a"), listed("b")])
     fill(catalog.images, [held("a"), held("b", height=9)])
-    said = refusal(validation.validate_images, catalog, NIGHT, LIMITS)
+    said = refusal(validation.validate_images, catalog, TONIGHT, LIMITS)
     assert (
         "Columns width and height: 1 of 2 rows break 'no portraits', for example /photos/b" in said
     )
@@ -381,7 +390,7 @@ def test_a_suite_that_cannot_be_used_is_refused_with_its_file(
     add(path, expectation, arguments, "anything")
     fill(catalog.manifest, [listed("a", rotation=90)])
     with pytest.raises(ConfigError) as caught:
-        validation.validate_manifest(catalog, NIGHT, LIMITS)
+        validation.validate_manifest(catalog, TONIGHT, LIMITS)
     assert str(caught.value).startswith(f"{path}: ")
     assert complaint in str(caught.value)
 
@@ -401,14 +410,14 @@ def test_a_suite_file_that_cannot_be_read_is_named(
 ) -> None:
     (own_suites / "manifest.yaml").write_text(text, encoding="utf-8")
     with pytest.raises(ConfigError, match=complaint):
-        load_suite("manifest")
+        load_suite("manifest", "pets")
 
 
 def test_results_are_kept_and_the_index_lists_them(catalog: Catalog) -> None:
     fill(catalog.manifest, [listed("a", label=None)])
-    refusal(validation.validate_manifest, catalog, NIGHT, LIMITS)
+    refusal(validation.validate_manifest, catalog, TONIGHT, LIMITS)
     fill(catalog.manifest, [listed("a")])
-    page = validation.validate_manifest(catalog, NIGHT, LIMITS).page
+    page = validation.validate_manifest(catalog, TONIGHT, LIMITS).page
     results = sorted((Path(catalog.checks) / "results" / "manifest").glob("*.json"))
     assert [json.loads(path.read_bytes())["success"] for path in results] == [False, True]
     assert linked_from_index(catalog) == {
@@ -426,7 +435,9 @@ def test_pages_need_no_network_and_hold_no_markup_of_strangers(
         "{column: title, regex: '<script>alert.'}", markup)  # fmt: skip
     row = listed(markup, label=None, rotation=1, title=markup, partition=markup)
     fill(catalog.manifest, [row])
-    page = refusal(validation.validate_manifest, catalog, markup, LIMITS).rpartition(" ")[2]
+    page = refusal(validation.validate_manifest, catalog, task_of(markup), LIMITS).rpartition(" ")[
+        2
+    ]
     for path in (Path(page), index_of(catalog)):
         text = path.read_text(encoding="utf-8")
         assert "<script>alert" not in text
@@ -438,7 +449,7 @@ def test_pages_need_no_network_and_hold_no_markup_of_strangers(
 
 def test_validation_opens_no_connection(catalog: Catalog, connections: list[str]) -> None:
     fill(catalog.manifest, [listed("a")])
-    validation.validate_manifest(catalog, NIGHT, LIMITS)
+    validation.validate_manifest(catalog, TONIGHT, LIMITS)
     assert connections == []
 
 
@@ -558,3 +569,73 @@ def index_of(catalog: Catalog) -> Path:
 def linked_from_index(catalog: Catalog) -> set[str]:
     """The pages that the index leads to."""
     return set(re.findall(r'<a href="([^"]*)"', index_of(catalog).read_text(encoding="utf-8")))
+
+
+OWN = """
+manifest:
+  - expectation: expect_column_values_to_match_regex
+    kwargs: {column: uri, regex: '^/photos/'}
+    because: our photos lie in one folder
+images:
+  - expectation: expect_column_values_to_be_in_set
+    kwargs: {column: outcome, value_set: [image], mostly: 0.5}
+    because: half are images
+without: [a label is not blank]
+"""
+
+
+def test_a_dataset_adds_replaces_and_leaves_out_expectations(own_places: Path) -> None:
+    beside = own_places / "datasets" / "pets.expectations.yaml"
+    beside.write_text(OWN)
+    defaults, ours = load_suite("manifest", "other"), load_suite("manifest", "pets")
+    assert {check.because for check in ours} == (
+        {check.because for check in defaults} - {"a label is not blank"}
+    ) | {"our photos lie in one folder"}
+    outcomes = [
+        check.because for check in load_suite("images", "pets") if "outcome" in check.columns
+    ]
+    assert "half are images" in outcomes
+    assert "an image is taken, or was held already" not in outcomes
+    assert load_suite("features", "pets") == load_suite("features", "other")
+    assert dataset_files() == []
+
+
+def test_expectations_of_a_dataset_that_are_wrong_are_said(own_places: Path) -> None:
+    beside = own_places / "datasets" / "pets.expectations.yaml"
+    beside.write_text("without: [a label is not blunk]")
+    with pytest.raises(ConfigError, match="no default expectation says 'a label is not blunk'; did you "
+                       "mean 'a label is not blank'"):  # fmt: skip
+        load_suite("manifest", "pets")
+    beside.write_text("manifesto: []")
+    with pytest.raises(ConfigError, match="pets.expectations.yaml: manifesto: extra inputs"):
+        load_suite("manifest", "pets")
+
+
+def test_every_result_is_kept_and_a_second_try_takes_the_place_of_the_first(
+    catalog: Catalog, own_places: Path
+) -> None:
+    (own_places / "datasets" / "pets.expectations.yaml").write_text(OWN)
+    fill(catalog.manifest, [listed("a"), listed("b", uri="/elsewhere/b")])
+    said = refusal(validation.validate_manifest, catalog, TONIGHT, LIMITS)
+    assert "our photos lie in one folder" in said
+    [ours] = results(catalog, "our photos lie in one folder")
+    assert (ours["success"], ours["rows"], ours["unexpected"]) == (False, 2, 1)
+    assert (ours["observed"], ours["least"]) == (0.5, 1.0)
+    assert (ours["suite"], ours["column"], ours["partition"]) == ("manifest", "uri", NIGHT)
+    assert ours["run"] == "ingest_pets/run-1"
+
+    fill(catalog.manifest, [listed("a"), listed("b")])
+    checks = validation.validate_manifest(catalog, TONIGHT, LIMITS).checks
+    assert len(results(catalog)) == checks
+    [again] = results(catalog, "our photos lie in one folder")
+    assert (again["success"], again["observed"]) == (True, 1.0)
+    other = TaskRun("ingest_pets", "run-2", "validate", NIGHT)
+    validation.validate_manifest(catalog, other, LIMITS)
+    assert len(results(catalog)) == 2 * checks
+
+
+def results(catalog: Catalog, because: str | None = None) -> list[Row]:
+    """The history of checks, or of one."""
+    with tables.query(kept=catalog.check_results) as sql:
+        found: list[Row] = sql("SELECT * FROM kept").to_pylist()
+    return [row for row in found if because in (None, row["because"])]

@@ -3,6 +3,7 @@
 <storage>/<dataset>/
     manifest images rejects issues features drift splits suspicious_labels exclusions reduced scores
     predictions metrics answers scaling    Delta tables
+    tombstones readmissions check_results    Delta tables, too
     models/<version>/   plan.json, model.json, weights.safetensors, decision.json
     models/champion.json    the model that serves, and those before it
     predicted/          answers of a model as a file, and its submission
@@ -11,6 +12,8 @@
     checks/             Great Expectations' Data Docs
     runs/               what each task of each run read, wrote and took
     staging/            work lists of running jobs
+    source/             what a source keeps of what it has downloaded
+    take_downs/         take-downs at work, each a list of what has to go; empty otherwise
 """
 
 from dataclasses import dataclass
@@ -105,6 +108,21 @@ class Catalog:
         return self._table("scaling", schemas.SCALING, "study")
 
     @property
+    def tombstones(self) -> Table:
+        """What was taken down and may not come back."""
+        return self._table("tombstones", schemas.TOMBSTONES, None)
+
+    @property
+    def readmissions(self) -> Table:
+        """Rejects that a person wants to be tried again."""
+        return self._table("readmissions", schemas.READMISSIONS, None)
+
+    @property
+    def check_results(self) -> Table:
+        """What became of each expectation, by validation."""
+        return self._table("check_results", schemas.CHECK_RESULTS, "validation")
+
+    @property
     def tables(self) -> list[Table]:
         """All tables in flow order."""
         return [
@@ -123,6 +141,9 @@ class Catalog:
             self.metrics,
             self.answers,
             self.scaling,
+            self.tombstones,
+            self.readmissions,
+            self.check_results,
         ]
 
     @property
@@ -164,6 +185,16 @@ class Catalog:
     def staging(self) -> str:
         """Folder for what a running job needs and nobody else reads."""
         return storage.join(self.root, "staging")
+
+    @property
+    def source(self) -> str:
+        """Folder for what a source keeps of what it has downloaded."""
+        return storage.join(self.root, "source")
+
+    @property
+    def take_downs(self) -> str:
+        """Folder of the take-downs at work."""
+        return storage.join(self.root, "take_downs")
 
     def model(self, version: str) -> str:
         """Folder of one model."""

@@ -21,14 +21,22 @@ from typing import Any
 
 from rich.console import Console
 
-from sightline import airflow_environment, console, dataset_run, ledger, local_airflow, status
+from sightline import (
+    airflow_environment,
+    console,
+    dataset_run,
+    ledger,
+    local_airflow,
+    rights_commands,
+    status,
+)
 from sightline.airflow_client import AirflowClient
 from sightline.airflow_environment import USER
 from sightline.airflow_server import Server, broken_part
 from sightline.airflow_start import migrate_database
 from sightline.backfill import Backfill
 from sightline.catalog import open_catalog
-from sightline.config import DatasetSpec, dataset_files, load_dataset
+from sightline.config import DatasetSpec, check_known, dataset_files, load_dataset
 from sightline.connections import from_environment
 from sightline.dataset_run import DatasetRun, Outcome
 from sightline.errors import AirflowUnavailable, ConfigError, SightlineError
@@ -126,7 +134,7 @@ def show_status(asked: argparse.Namespace) -> int:
     """What is there of one dataset, or of each."""
     names = [path.stem for path in dataset_files()]
     if asked.dataset:
-        _known_dataset(asked.dataset)
+        check_known(asked.dataset)
     found = [status.read_status(name) for name in names if asked.dataset in (None, name)]
     if asked.json:
         value = [one.as_json() for one in found]
@@ -139,7 +147,7 @@ def show_status(asked: argparse.Namespace) -> int:
 
 def show_models(asked: argparse.Namespace) -> int:
     """Every model of a dataset, and which one serves."""
-    _known_dataset(asked.dataset)
+    check_known(asked.dataset)
     rows = status.list_models(asked.dataset)
     if asked.json:
         out.print_json(json.dumps([asdict(row) for row in rows]))
@@ -154,7 +162,7 @@ def show_issues(asked: argparse.Namespace) -> int:
     """What may be wrong with the images of a dataset."""
     from sightline import issue_list
 
-    _known_dataset(asked.dataset)
+    check_known(asked.dataset)
     found = issue_list.read_issues(open_catalog(asked.dataset), asked.kind, asked.limit)
     if asked.json:
         out.print_json(json.dumps(found.as_json()))
@@ -167,7 +175,7 @@ def rollback(asked: argparse.Namespace) -> int:
     """Let an earlier champion serve again."""
     from sightline import publishing
 
-    _known_dataset(asked.dataset)
+    check_known(asked.dataset)
     catalog = open_catalog(asked.dataset)
     by = getpass.getuser()
     before, now = publishing.roll_back(catalog, asked.to, by, asked.reason)
@@ -179,7 +187,7 @@ def rollback(asked: argparse.Namespace) -> int:
 
 def export(asked: argparse.Namespace) -> int:
     """Write a model as one file for elsewhere."""
-    _known_dataset(asked.dataset)
+    check_known(asked.dataset)
     from sightline import exporting
 
     made = exporting.export(
@@ -238,10 +246,15 @@ def prepare(asked: argparse.Namespace) -> int:
     return OK
 
 
-def _known_dataset(name: str) -> None:
-    """ConfigError where there is no such dataset; a broken file's tables can be looked at, too."""
-    if name not in [path.stem for path in dataset_files()]:
-        load_dataset(name)  # says which there are
+def _telling(command: rights_commands.Command) -> Callable[[argparse.Namespace], int]:
+    """A command that prints the lines of another."""
+
+    def tell(asked: argparse.Namespace) -> int:
+        for line in command(asked):
+            say(line)
+        return OK
+
+    return tell
 
 
 def _run(spec: DatasetSpec, partition: str | None) -> int:
@@ -420,6 +433,7 @@ def _parser() -> argparse.ArgumentParser:
     back.add_argument("dataset")
     back.add_argument("--to", metavar="VERSION", help="default: the champion before this one")
     back.add_argument("--reason", metavar="TEXT", default="", help="kept in the history")
+    rights_commands.add_commands(lambda name, command, text: add(name, _telling(command), text))
     out_there = add(
         "export", export, "write the champion, preprocessing included, for a phone or a server"
     )

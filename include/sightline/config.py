@@ -24,6 +24,7 @@ from sightline.backbone_names import TORCHVISION_NAMES
 from sightline.errors import ConfigError
 from sightline.fine_tune_config import FineTuneSpec
 from sightline.labels_config import DriftSpec, LabelsSpec
+from sightline.licence_config import LicencesSpec
 from sightline.quality_config import QualitySpec
 from sightline.settings import load_settings
 from sightline.source_config import SOURCE_SPECS, FetchSpec, Section, SourceSpec
@@ -150,6 +151,7 @@ class TrainSpec(Section):
         return self
 
 
+EXPECTATIONS = ".expectations.yaml"  # ends the name of the file beside a dataset's
 # Metrics that a gate can ask a minimum of: those where more is better.
 GATE_METRICS = ("accuracy", "duplicate_free_accuracy", "macro_f1", "top_5_accuracy")
 
@@ -193,6 +195,7 @@ class DatasetSpec(Section):
     schedule: str | None = "0 0 * * *"  # when the night's partition is taken, or null
     source: SourceSpec
     fetch: FetchSpec = FetchSpec()
+    licences: LicencesSpec = LicencesSpec()
     backbone: BackboneSpec = BackboneSpec()
     reduce: ReduceSpec | None = ReduceSpec(explained_variance=0.95)
     drift: DriftSpec = DriftSpec()
@@ -223,8 +226,14 @@ class DatasetSpec(Section):
 
 
 def dataset_files() -> list[Path]:
-    """Every dataset file, sorted by name."""
-    return sorted(load_settings().datasets.glob("*.yaml"))
+    """Every dataset file, sorted by name; a file of expectations beside it is none."""
+    files = load_settings().datasets.glob("*.yaml")
+    return sorted(path for path in files if not path.name.endswith(EXPECTATIONS))
+
+
+def expectations_file(dataset: str) -> Path:
+    """Where a dataset may declare expectations of its own."""
+    return load_settings().datasets / f"{dataset}{EXPECTATIONS}"
 
 
 def load_dataset(name: str) -> DatasetSpec:
@@ -234,6 +243,12 @@ def load_dataset(name: str) -> DatasetSpec:
         folder = load_settings().datasets
         raise ConfigError(f"No dataset {name!r} in {folder}{_nearest(name, names)}")
     return read_dataset(load_settings().datasets / f"{name}.yaml")
+
+
+def check_known(name: str) -> None:
+    """ConfigError where there is no such dataset; a broken file's tables can be looked at, too."""
+    if name not in [path.stem for path in dataset_files()]:
+        load_dataset(name)  # says which there are
 
 
 def read_dataset(path: Path) -> DatasetSpec:

@@ -4,6 +4,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
+from typing import Any
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -212,17 +213,42 @@ def describe_status(status: Status) -> list[str]:
 
 def describe_models(rows: list[ModelRow]) -> list[str]:
     """The models, one a line, oldest first, under a line of headings."""
-    lines = [("model", "kind", "accuracy", "trained", "standing")]
+    lines: list[tuple[str, ...]] = [("model", "kind", "accuracy", "trained", "standing")]
     for row in rows:
         kind, trained = row.kind.replace("_", " "), row.created_at[:16].replace("T", " ")
         accuracy = "" if row.accuracy is None else f"{row.accuracy:.4f}"
-        standing = f"{row.standing}, {row.note}" if row.note else row.standing
+        taken_down = f"{row.taken_down:,} of its images taken down" if row.taken_down else ""
+        standing = ", ".join(filter(None, (row.standing, row.note, taken_down)))
         lines.append((row.version, kind, accuracy, trained, standing))
+    return _columns(lines)
+
+
+def describe_rejects(rows: list[dict[str, Any]]) -> list[str]:
+    """Rejects, one a line, under a line of headings."""
+    lines = [("rejected", "reason", "tries", "partition", "uri", "detail")]
+    for row in rows:
+        when = f"{row['rejected_at']:%Y-%m-%d %H:%M}"
+        detail = row["detail"] or ""
+        if row["readmitted_by"]:
+            detail = f"to be tried again, says {row['readmitted_by']}; {detail}"
+        lines.append(
+            (when, row["reason"], str(row["attempts"]), row["partition"], row["uri"], detail)
+        )
+    return _columns([tuple(_printable(cell) for cell in line) for line in lines])
+
+
+def _columns(lines: list[tuple[str, ...]]) -> list[str]:
+    """Lines of cells as text, in columns."""
     widths = [max(len(cell) for cell in column) for column in zip(*lines, strict=True)]
     padded = [
         [f"{cell:<{width}}" for cell, width in zip(line, widths, strict=True)] for line in lines
     ]
     return ["  ".join(line).rstrip() for line in padded]
+
+
+def _printable(text: str) -> str:
+    """Names come from strangers: one that would steer a terminal is shown in quotes."""
+    return text if text.isprintable() else repr(text)
 
 
 def _unpublished(outcome: Outcome) -> str:

@@ -37,6 +37,8 @@ REASONS = {
     "corrupt": "The image cannot be decoded.",
     "duplicate": "The same bytes are held under another uri.",
     "conflict": "The same bytes are held under another uri and with another label.",
+    "licence": "The licence is not one that the dataset file allows.",
+    "taken_down": "The image, or all of its author's, were taken down.",
 }
 # What begins an image, or a file often mistaken for one, that we do not open.
 SIGNATURES = {

@@ -7,15 +7,16 @@ both and never in neither. What is held, or finally rejected, is not asked for a
 import logging
 import math
 import uuid
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from sightline import lookup, rejection, spark, storage, tables
+from sightline import lookup, rejection, rights, spark, storage, tables, tombstones
 from sightline.catalog import Catalog
 from sightline.config import DatasetSpec
 from sightline.conflicts import DETAIL
@@ -36,6 +37,7 @@ log = logging.getLogger(__name__)
 
 MOST_CHUNKS = 4_000
 COUNTED = ("images", "rejects", "duplicates", "conflicts", "bytes")  # of each chunk
+LISTED = ("uri", "label", "licence", "author", "etag", "attempts")  # what the driver reads of work
 LEAST_IMAGES = 64  # in a chunk, where there are fewer chunks than cores
 
 
@@ -44,13 +46,20 @@ def list_images(spec: DatasetSpec, access: Access, task: TaskRun, record: Record
 
     SourceError where the whole dataset lists nothing; a night without new images is no error.
     """
-    manifest = access.catalog.manifest
+    catalog, manifest = access.catalog, access.catalog.manifest
+    laid = tombstones.read(catalog)
     held = tables.claim(manifest, task.writer)
-    listed = Counter[str | None]()
+    listed, taken_down = Counter[str | None](), 0
+    changed = defaultdict[str, dict[str, Any]](dict)  # licences of other partitions, by uri
 
     def batches() -> Iterator[pa.RecordBatch]:
-        for rows in SOURCES[spec.source.type].list_images(spec.source, access):
-            ours = rows if spec.source.is_daily else _unlisted(manifest, task.partition, rows)
+        nonlocal taken_down
+        for found in SOURCES[spec.source.type].list_images(spec.source, access):
+            rows = [row for row in found if not rights.is_barred(row, laid)]
+            taken_down += len(found) - len(rows)
+            ours = (
+                rows if spec.source.is_daily else _unlisted(manifest, task.partition, rows, changed)
+            )
             listed.update(row["label"] for row in ours)
             yield to_batch([{**row, "partition": task.partition} for row in ours], MANIFEST)
 
@@ -62,16 +71,29 @@ def list_images(spec: DatasetSpec, access: Access, task: TaskRun, record: Record
             "put images into it or change 'source:' in the dataset file."
         )
     tables.replace_partition(manifest, urls, task.partition, held)
+    rights.sweep_manifest(catalog, laid)
+    rights.note_licences(catalog, task, changed)
+    withdrawn = rights.withdraw(spec, catalog, task)
+    told = {"taken_down": taken_down, "withdrawn": withdrawn}
     record.counts = {"listed": listed.total(), "classes": len(listed), **access.metrics}
+    record.counts |= {name: count for name, count in told.items() if count}
     record.wrote(manifest)
 
 
 def _unlisted(
-    manifest: tables.Table, partition: str, rows: list[dict[str, Any]]
+    manifest: tables.Table,
+    partition: str,
+    rows: list[dict[str, Any]],
+    changed: dict[str, dict[str, Any]],
 ) -> list[dict[str, Any]]:
-    """The rows that no other partition has listed."""
-    uris = [row["uri"] for row in rows]
-    elsewhere = tables.held_values(manifest, "uri", uris, but_partition=partition)
+    """The rows that no other partition has listed; those with another licence there are told aside."""
+    licences = {row["uri"]: row.get("licence") for row in rows}
+    columns = ["uri", "licence", "partition"]
+    known = tables.rows_elsewhere(manifest, columns, "uri", list(licences), partition).to_pylist()
+    for row in known:
+        if row["licence"] != licences[row["uri"]]:
+            changed[row["partition"]][row["uri"]] = licences[row["uri"]]
+    elsewhere = {row["uri"] for row in known}
     return [row for row in rows if row["uri"] not in elsewhere]
 
 
@@ -84,7 +106,7 @@ def fetch_images(
     spark.start_workers(session)  # they import while the driver looks for what is missing
     record.read(catalog.manifest)
     counts = Fetch(session, spec, catalog, task, task.partition).run()
-    for partition in rejection.due_partitions(catalog, spec.fetch, task.partition):
+    for partition in rejection.due_partitions(catalog, spec.fetch, task.partition, spec.licences):
         again = Fetch(session, spec, catalog, task, partition).run()
         counts["tried_again"] += again["tried"]
         counts["taken_again"] += again["images"]
@@ -98,7 +120,7 @@ def fetch_images(
 def counts_if_done(spec: DatasetSpec, catalog: Catalog, partition: str) -> dict[str, Any] | None:
     """What a run would count for a partition that lists nothing, where no old reject is due either."""
     listed = _count(catalog.manifest, partition)
-    if listed or rejection.due_partitions(catalog, spec.fetch, but=partition):
+    if listed or rejection.due_partitions(catalog, spec.fetch, partition, spec.licences):
         return None
     return dict.fromkeys(("wanted", "held_before", *COUNTED), 0)
 
@@ -158,7 +180,7 @@ class Fetch:
         held = self._read(self.catalog.images, IMAGES).select("uri")
         rejected = self._read(self.catalog.rejects, REJECTS).select("uri")
         is_ours = self.partition == self.task.partition
-        due = rejection.find_due(self.catalog, self.spec.fetch, self.partition)
+        due = rejection.find_due(self.catalog, self.spec.fetch, self.partition, self.spec.licences)
         missing = listed.join(held, "uri", "left_anti")
         if is_ours and not due.num_rows:  # as on most nights
             return missing.join(rejected, "uri", "left_anti")
@@ -191,9 +213,10 @@ class Fetch:
     def _fetch_chunk(self, url: str) -> Counter[str]:
         """Fetch one file of work and commit its images, then its rejects."""
         rejected = self.session.sparkContext.accumulator(list[dict[str, Any]](), _rows())
-        fetching = Fetching(
-            self._limits, self.spec.fetch, dict(getattr(self.spec.source, "options", {}))
-        )
+        listed = {row["uri"]: row for row in _read([url], *LISTED)}
+        refused = rights.refusals(self.spec, self.catalog, listed.values())
+        options = dict(getattr(self.spec.source, "options", {}))
+        fetching = Fetching(self._limits, self.spec.fetch, options, refused)
         images = self.catalog.images
         folder = tables.new_folder(images)
         work = spark.read_files(self.session, [url], WORK)
@@ -205,12 +228,12 @@ class Fetch:
             urls,
             self.partition,
             Writer(f"fetch_images:{self.partition}", self.task.writer.run),
+            barred=partial(tombstones.barred_images, self.catalog),
         ).to_pylist()
         if not urls:
             storage.remove_tree(folder)  # Spark's file without rows
         for row in left_out:
             size_bytes.pop(row["uri"], None)
-        listed = {row["uri"]: row for row in _read([url], "uri", "label", "etag", "attempts")}
         duplicates = self._duplicates(left_out, listed)
         told = {
             row["uri"]: row for row in rejected.value
@@ -221,7 +244,7 @@ class Fetch:
             listed=len(listed),
             images=len(size_bytes),
             rejects=len(rejects),
-            duplicates=len(duplicates),
+            duplicates=sum(row["reason"] != "taken_down" for row in duplicates.values()),
             conflicts=sum(row["reason"] == "conflict" for row in duplicates.values()),
             bytes=sum(size_bytes.values()),
         )
@@ -229,7 +252,8 @@ class Fetch:
     def _duplicates(
         self, left_out: list[dict[str, Any]], listed: dict[str, dict[str, Any]]
     ) -> dict[str, dict[str, Any]]:
-        """Reject rows for images whose bytes are held under another uri; one held under its own is none."""
+        """Reject rows for images whose bytes are held under another uri, or were taken down; one held under
+        its own is none."""
         twins = {row["uri"]: row["held_by"] for row in left_out if row["held_by"] != row["uri"]}
         holders = sorted(set(twins.values()))
         held = lookup.rows_of(self.catalog.images, "uri", holders, ["uri", "label"]).to_pylist()
@@ -275,7 +299,9 @@ def _spark_schema(schema: pa.Schema) -> Any:
 
 
 def _twin(label: str | None, holder: str, held_label: str | None) -> Rejected:
-    """Why an image is not taken whose bytes another uri holds."""
+    """Why an image is not taken whose bytes another uri holds; no uri holds what was taken down."""
+    if not holder:
+        return Rejected("taken_down", "the same bytes were taken down under another uri")
     is_conflict = None not in (label, held_label) and label != held_label
     return Rejected("conflict" if is_conflict else "duplicate", f"{DETAIL}{holder}")
 

@@ -133,6 +133,15 @@ def write_model(catalog: Catalog, model: dict[str, Any]) -> None:
     storage.write_json(_json_url(catalog, model["version"]), model)
 
 
+def taken_down_sentences(model: dict[str, Any]) -> list[str]:
+    """A sentence for each take-down of images that a model was trained on."""
+    return [
+        f"{one['images']:,} of the images that this model was trained on were taken down on "
+        f"{one['at'][:10]}: {one['reason']}"
+        for one in model.get("taken_down", [])
+    ]
+
+
 def crown(
     catalog: Catalog, version: str, action: str = PUBLISHED, by: str = "", reason: str = ""
 ) -> None:

@@ -79,11 +79,29 @@ def wait_for_ingests(spec: DatasetSpec) -> Any:
     @task.sensor(task_id="wait_for_ingests", poke_interval=2, timeout=7 * 86_400, mode="reschedule")
     def wait(ti: Any = None) -> bool:
         """Waits while ingests of this dataset are queued or running, so that a backfill trains once."""
-        count = ti.get_dr_count(dag_id=f"ingest_{spec.name}", states=["queued", "running"])
-        log.info("%d ingest runs of %s are queued or running", count, spec.name)
-        return bool(count == 0)
+        return not _count_runs(ti, spec.name, ("ingest",))
 
     return wait()
+
+
+def wait_for_runs() -> Any:
+    """A task that waits while any run of the dataset in the DAG's parameters is running."""
+
+    @task.sensor(task_id="wait_for_runs", poke_interval=5, timeout=7 * 86_400, mode="reschedule")
+    def wait(ti: Any = None, params: Any = None) -> bool:
+        """Waits while an ingest, a training or a prediction of the dataset is queued or running."""
+        return not _count_runs(ti, params["dataset"], ("ingest", "train", "predict"))
+
+    return wait()
+
+
+def _count_runs(ti: Any, dataset: str, kinds: tuple[str, ...]) -> int:
+    """Queued and running runs of a dataset's DAGs."""
+    states = ["queued", "running"]
+    counts = {kind: ti.get_dr_count(dag_id=f"{kind}_{dataset}", states=states) for kind in kinds}
+    for kind, count in counts.items():
+        log.info("%d %s runs of %s are queued or running", count, kind, dataset)
+    return sum(counts.values())
 
 
 def when_changed(asset: Asset) -> PartitionedAssetTimetable:

@@ -18,12 +18,12 @@ from sightline.catalog import Catalog
 from sightline.errors import TrainingError
 from sightline.ledger import Record, TaskRun
 from sightline.schemas import ANSWERS
+from sightline.spreadsheets import defuse
 from sightline.wanted_images import Wanted
 
 Array = np.ndarray[Any, Any]
 
 HEADER = ("uri", "label", "predicted", "probability", "second", "second_probability")
-FORMULA = ("=", "+", "-", "@", "\t", "\r")  # what a spreadsheet begins to reckon at
 
 
 def predict(catalog: Catalog, task: TaskRun, record: Record, wanted: Wanted) -> None:
@@ -57,11 +57,6 @@ def predict(catalog: Catalog, task: TaskRun, record: Record, wanted: Wanted) -> 
 def answers_url(catalog: Catalog, version: str) -> str:
     """Where the file of a model's answers lies."""
     return storage.join(catalog.predicted, f"{version}.csv")
-
-
-def defuse(text: str) -> str:
-    """A cell that a spreadsheet shows as it is: labels and names come from strangers."""
-    return f"'{text}" if text.startswith(FORMULA) else text
 
 
 def _answers(

@@ -9,7 +9,7 @@ import logging
 from dataclasses import dataclass
 from typing import Any
 
-from sightline import models
+from sightline import attribution, models
 from sightline.catalog import Catalog
 from sightline.config import DatasetSpec
 from sightline.errors import CheckFailed, ConfigError, TrainingError
@@ -33,7 +33,7 @@ class Succession:
 def publish(catalog: Catalog, record: Record, plan: Plan) -> None:
     """Let the chosen candidate serve, if the gate and, where one was asked, a person have agreed.
 
-    CheckFailed says why it may not.
+    Its attribution is written first. CheckFailed says why it may not serve.
     """
     decision = models.read_decision(catalog, plan.version)
     if decision is None:
@@ -42,6 +42,7 @@ def publish(catalog: Catalog, record: Record, plan: Plan) -> None:
     refusal = _refusal(catalog, decision)
     if refusal:
         raise CheckFailed(f"Model {version} of {catalog.dataset} is not published: {refusal}")
+    attribution.write_attribution(catalog, version)
     by = (decision["approval"] or {}).get("by") or "gate"
     models.crown(catalog, version, by=by, reason=" ".join(decision["reasons"]))
     accuracy = next(

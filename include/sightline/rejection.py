@@ -12,28 +12,35 @@ import pyarrow as pa
 from sightline import tables
 from sightline.catalog import Catalog
 from sightline.ledger import TaskRun
+from sightline.licence_config import LicencesSpec
 from sightline.schemas import REJECTS
 from sightline.source_config import FetchSpec
 from sightline.tables import Writer
 
+IDENTITY = "fetch_images"  # of all who write rejects, whatever their task and partition
+ALL_ALLOWED = LicencesSpec()
 MOST_PARTITIONS = 20  # older ones that one run looks at again
 
 
-def find_due(catalog: Catalog, fetch: FetchSpec, partition: str) -> pa.Table:
+def find_due(
+    catalog: Catalog, fetch: FetchSpec, partition: str, licences: LicencesSpec = ALL_ALLOWED
+) -> pa.Table:
     """uri and attempts of the partition's rejects that are to be tried again now."""
     with _query(catalog) as sql:
         return sql(
             "SELECT r.uri, r.attempts FROM rejects r "
-            f"WHERE r.partition = {tables.literal(partition)} AND ({_is_due(fetch)})"
+            f"WHERE r.partition = {tables.literal(partition)} AND ({_is_due(catalog, fetch, licences)})"
         )
 
 
-def due_partitions(catalog: Catalog, fetch: FetchSpec, but: str) -> list[str]:
+def due_partitions(
+    catalog: Catalog, fetch: FetchSpec, but: str, licences: LicencesSpec = ALL_ALLOWED
+) -> list[str]:
     """Other partitions that have rejects to be tried again, a bounded number, newest first."""
     with _query(catalog) as sql:
         found = sql(
             f"SELECT DISTINCT r.partition FROM rejects r WHERE r.partition <> {tables.literal(but)} "
-            f"AND ({_is_due(fetch)}) ORDER BY r.partition DESC LIMIT {MOST_PARTITIONS}"
+            f"AND ({_is_due(catalog, fetch, licences)}) ORDER BY r.partition DESC LIMIT {MOST_PARTITIONS}"
         )
     return [str(name) for name in found["partition"].to_pylist()]
 
@@ -84,8 +91,9 @@ def _rewrite(
             return
 
 
-def _is_due(fetch: FetchSpec) -> str:
-    """The SQL condition for a reject r that is to be tried again: by reason and age, or changed bytes."""
+def _is_due(catalog: Catalog, fetch: FetchSpec, licences: LicencesSpec) -> str:
+    """The SQL condition for a reject r that is to be tried again: by reason and age, for changed bytes,
+    because its licence is allowed by now, or because a person wants it."""
     now = datetime.now(UTC)
     by_reason = [
         f"(r.reason = {tables.literal(reason)} AND r.rejected_at <= {_instant(now - timedelta(days=days))})"
@@ -95,16 +103,42 @@ def _is_due(fetch: FetchSpec) -> str:
         "EXISTS (SELECT 1 FROM manifest m WHERE m.uri = r.uri AND m.partition = r.partition "
         "AND m.etag <> r.etag)"
     )
-    return " OR ".join([*by_reason, changed])
+    asked_for = (
+        "EXISTS (SELECT 1 FROM readmissions a WHERE a.uri = r.uri "
+        "AND a.readmitted_at >= r.rejected_at)"
+    )
+    return " OR ".join([*by_reason, changed, asked_for, *_is_allowed(catalog, licences)])
+
+
+def _is_allowed(catalog: Catalog, licences: LicencesSpec) -> list[str]:
+    """The SQL condition for a reject r that was refused for its licence, which is allowed by now."""
+    with _query(catalog) as sql:
+        refused = sql(
+            "SELECT DISTINCT m.licence FROM rejects r JOIN manifest m "
+            "ON m.uri = r.uri AND m.partition = r.partition WHERE r.reason = 'licence'"
+        )
+    allowed = [one for one in refused["licence"].to_pylist() if licences.allows(one)]
+    if not allowed:
+        return []
+    named = ", ".join(tables.literal(one or "") for one in allowed)
+    return [
+        "(r.reason = 'licence' AND EXISTS (SELECT 1 FROM manifest m WHERE m.uri = r.uri "
+        f"AND m.partition = r.partition AND coalesce(m.licence, '') IN ({named})))"
+    ]
 
 
 def _query(catalog: Catalog) -> Any:
-    return tables.query(rejects=catalog.rejects, manifest=catalog.manifest, images=catalog.images)
+    return tables.query(
+        rejects=catalog.rejects,
+        manifest=catalog.manifest,
+        images=catalog.images,
+        readmissions=catalog.readmissions,
+    )
 
 
 def _writer(task: TaskRun) -> Writer:
-    """One identity for all who write rejects, whatever their partition, so that a claim sees them all."""
-    return Writer(task.task, task.writer.run)
+    """One identity for all who write rejects, so that a claim sees them all."""
+    return Writer(IDENTITY, task.writer.run)
 
 
 def _instant(when: datetime) -> str:

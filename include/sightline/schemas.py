@@ -222,3 +222,46 @@ DRIFT = pa.schema(
         ),  # a model's version, or `older partitions`
     ]
 )
+
+# What was taken down and may not come back, each as a hash: tombstones.digest says of what.
+TOMBSTONES = pa.schema(
+    [
+        pa.field("digest", pa.string(), nullable=False),
+        pa.field("kind", pa.string(), nullable=False),  # image_id, uri or author
+        pa.field("request", pa.string(), nullable=False),  # the take-down, as in model.json
+        pa.field("reason", pa.string(), nullable=False),
+        pa.field("taken_down_by", pa.string(), nullable=False),
+        pa.field("taken_down_at", pa.timestamp("us", tz="UTC"), nullable=False),
+    ]
+)
+
+# A reject that a person wants to be tried again, however final it is.
+READMISSIONS = pa.schema(
+    [
+        pa.field("uri", pa.string(), nullable=False),
+        pa.field("rejected_for", pa.string(), nullable=False),  # its reason then
+        pa.field("reason", pa.string(), nullable=False),  # why it is tried again
+        pa.field("readmitted_by", pa.string(), nullable=False),
+        pa.field("readmitted_at", pa.timestamp("us", tz="UTC"), nullable=False),
+    ]
+)
+
+# What became of one expectation in one validation.
+CHECK_RESULTS = pa.schema(
+    [
+        pa.field("validation", pa.string(), nullable=False),  # dag/run/suite/partition
+        pa.field("run", pa.string(), nullable=False),  # dag/run
+        pa.field("suite", pa.string(), nullable=False),  # the table that was looked at
+        pa.field("partition", pa.string(), nullable=False),
+        pa.field("expectation", pa.string(), nullable=False),
+        pa.field("column", pa.string(), nullable=False),  # or several, with commas
+        pa.field("because", pa.string(), nullable=False),  # the expectation in words
+        pa.field("success", pa.bool_(), nullable=False),
+        pa.field("rows", pa.int64(), nullable=False),
+        pa.field("judged", pa.int64(), nullable=False),  # rows with a value
+        pa.field("unexpected", pa.int64(), nullable=False),
+        pa.field("observed", pa.float64()),  # share of judged rows as expected; null: none judged
+        pa.field("least", pa.float64(), nullable=False),  # the share that is asked
+        pa.field("checked_at", pa.timestamp("us", tz="UTC"), nullable=False),
+    ]
+)

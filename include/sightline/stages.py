@@ -34,10 +34,11 @@ def list_images(work: Work) -> None:
 
 
 def validate_manifest(work: Work) -> None:
-    """Checks the manifest against include/expectations/manifest.yaml; a miss fails without a retry."""
+    """Checks the manifest against include/expectations/manifest.yaml and the dataset's own expectations; a
+    miss fails without a retry."""
     from sightline import validation
 
-    outcome = validation.validate_manifest(work.catalog, work.task.partition, work.spec.limits)
+    outcome = validation.validate_manifest(work.catalog, work.task, work.spec.limits)
     work.record.counts = {"rows": outcome.rows, "checks": outcome.checks}
     work.record.read(work.catalog.manifest)
 
@@ -60,7 +61,7 @@ def validate_images(work: Work) -> None:
     """Checks that every listed image is held or rejected with a reason, within the failure budget."""
     from sightline import validation
 
-    outcome = validation.validate_images(work.catalog, work.task.partition, work.spec.limits)
+    outcome = validation.validate_images(work.catalog, work.task, work.spec.limits)
     work.record.counts = {"rows": outcome.rows, "checks": outcome.checks}
     work.record.read(work.catalog.images, work.catalog.rejects)
 
@@ -92,7 +93,7 @@ def validate_features(work: Work) -> None:
     featurized = last_record(work.catalog, work.task.dag_id, "featurize", work.task.run_id)
     outcome = validation.validate_features(
         work.catalog,
-        work.task.partition,
+        work.task,
         featurized["counts"]["backbone_id"],
         featurized["counts"]["dim"],
         work.spec.limits,
@@ -225,6 +226,25 @@ def submit(work: Work) -> None:
 
     url = submission.submit(work.spec, work.catalog, work.record, _wanted(work).version)
     log.info("submission: %s", url)
+
+
+def take_down(work: Work) -> None:
+    """Takes images out of every table and file of the dataset, for good, and marks the models made of them.
+    A take-down that was killed is finished first."""
+    from sightline import take_down as taking
+
+    asked = work.context["params"]
+    wanted = taking.make_asked(asked["image_ids"], asked["uris"], asked["author"], asked["licence"])
+    by = f"{work.task.dag_id}/{work.task.run_id}"
+    done = taking.take_down(work.catalog, wanted, asked["reason"], by)
+    for request in done:
+        log.info("%s", taking.describe(work.catalog, request))
+    work.record.counts = {
+        "images": sum(len(request.image_ids) for request in done),
+        "uris": sum(len(request.uris) for request in done),
+        "models": sorted({version for request in done for version in request.models}),
+    }
+    work.record.wrote(work.catalog.tombstones)
 
 
 def report_study(work: Work) -> None:

@@ -29,6 +29,7 @@ class ModelRow:
     accuracy: float | None  # None before it is evaluated
     standing: str  # champion, was champion, rolled back, refused, rejected, not chosen, or nothing
     note: str  # when and why
+    taken_down: int = 0  # images that it was trained on and that were taken down since
 
 
 @dataclass(frozen=True)
@@ -160,4 +161,5 @@ def _model_row(
         accuracy=model["metrics"].get("accuracy"),
         standing=standing,
         note=note,
+        taken_down=sum(entry["images"] for entry in model.get("taken_down", [])),
     )

@@ -6,16 +6,15 @@ version of the table, and decide again when another writer was faster:
 
 append_new         rows with a key: a key that the table holds already is dropped
 replace_partition  a slice: the whole slice is exchanged, by the writer whose claim still stands
+exchange           a slice, by what is made of its files; removals.py takes rows out in this way
 """
 
 import json
 import logging
 import random
-import tempfile
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import unquote
@@ -24,30 +23,47 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
-from deltalake import CommitProperties, DeltaTable, QueryBuilder, Schema, Transaction
-from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
+from deltalake import CommitProperties, DeltaTable, Schema, Transaction
+from deltalake.exceptions import CommitFailedError, DeltaError
 from deltalake.transaction import AddAction, create_table_with_add_actions
 
 from sightline import storage
+from sightline.delta import (
+    Slice,
+    Table,
+    current_version,
+    dataset_of,
+    erased_files,
+    file_name,
+    literal,
+    open_table,
+    query,
+    slice_of,
+    stream_query,
+    surviving_urls,
+    urls_of,
+)
 from sightline.errors import StorageError
 from sightline.schema_evolution import add_missing_columns
 
+__all__ = [
+    "Table",
+    "current_version",
+    "dataset_of",
+    "erased_files",
+    "file_name",
+    "literal",
+    "open_table",
+    "query",
+    "stream_query",
+    "surviving_urls",
+]
+
 log = logging.getLogger(__name__)
 
-Slice = list[tuple[str, str, Any]]  # a partition, as delta-rs filters for it
 
 FILE_BYTES = 256 * 2**20
 COMMIT_ATTEMPTS = 200
-
-
-@dataclass(frozen=True)
-class Table:
-    """One table of a dataset: where it lies and what its rows are."""
-
-    name: str
-    url: str
-    schema: pa.Schema
-    partition_by: str | None = None
 
 
 @dataclass(frozen=True)
@@ -66,29 +82,12 @@ class Claim:
     transaction: int
 
 
-def open_table(table: Table, version: int | None = None) -> DeltaTable | None:
-    """The Delta table at a version (default: its newest), or None where there is none yet."""
-    options = storage.delta_options(table.url)
-    try:
-        return DeltaTable(table.url, version=version, storage_options=options)
-    except TableNotFoundError:
-        return None
-    except (DeltaError, OSError) as error:
-        raise StorageError(f"Cannot open table {table.name} at {table.url}: {error}.") from error
-
-
-def current_version(table: Table) -> int | None:
-    """The newest version, or None where there is no table yet."""
-    opened = open_table(table)
-    return None if opened is None else opened.version()
-
-
 def file_urls(table: Table, version: int | None = None, partition: str | None = None) -> list[str]:
     """URLs of the Parquet files that make up a version, or one partition of it."""
     opened = open_table(table, version)
     if opened is None:
         return []
-    return sorted(_file_urls(opened, _slice(table, partition)))
+    return sorted(urls_of(opened, slice_of(table, partition)))
 
 
 def count_rows(table: Table, version: int | None = None, partition: str | None = None) -> int:
@@ -110,12 +109,7 @@ def file_rows(table: Table, version: int | None = None) -> list[tuple[str, int]]
     actions = pa.table(opened.get_add_actions(flatten=True))
     counts = zip(actions["path"].to_pylist(), actions["num_records"].to_pylist(), strict=True)
     rows = {file_name(unquote(path)): count for path, count in counts}
-    return [(url, rows[file_name(url)]) for url in _file_urls(opened, None)]
-
-
-def file_name(url: str) -> str:
-    """The last two parts of a path: they name a file of a table, however the rest is spelled."""
-    return "/".join(url.split("/")[-2:])
+    return [(url, rows[file_name(url)]) for url in urls_of(opened, None)]
 
 
 def count_file_rows(urls: list[str]) -> int:
@@ -146,44 +140,26 @@ def held_values(
     but_partition: str | None = None,
 ) -> set[str]:
     """Which of these values a column of the table holds, in one partition or in all but one."""
+    searched = slice_of(table, partition) or slice_of(table, but_partition, "!=")
+    return set(_held_rows(table, [column], column, values, searched)[column].to_pylist())
+
+
+def rows_elsewhere(
+    table: Table, columns: list[str], column: str, values: list[str], partition: str
+) -> pa.Table:
+    """Columns of the rows of all partitions but one that hold one of these values."""
+    return _held_rows(table, columns, column, values, slice_of(table, partition, "!="))
+
+
+def _held_rows(
+    table: Table, columns: list[str], column: str, values: list[str], searched: Slice | None
+) -> pa.Table:
     opened = open_table(table)
-    searched = _slice(table, partition) or _slice(table, but_partition, "!=")
-    files = _file_urls(opened, searched) if opened else []
+    files = urls_of(opened, searched) if opened else []
     if not files or not values:
-        return set()
+        return table.schema.empty_table().select(columns)
     ours = ds.field(column).isin(pa.array(values))
-    found = dataset_of(files, table.schema).to_table(columns=[column], filter=ours)
-    return set(found[column].to_pylist())
-
-
-@contextmanager
-def query(**tables: Table | DeltaTable) -> Iterator[Callable[[str], pa.Table]]:
-    """Run SQL over tables by name; a table that does not exist yet counts as empty.
-
-    >>> with query(images=catalog.images) as sql:
-    ...     sql("SELECT label, count(*) AS n FROM images GROUP BY label")
-    """
-    with stream_query(**tables) as sql:
-        yield lambda statement: pa.table(sql(statement).read_all())
-
-
-@contextmanager
-def stream_query(**tables: Table | DeltaTable) -> Iterator[Callable[[str], pa.RecordBatchReader]]:
-    """As `query`, but the answer comes batch by batch, for answers that grow with the dataset."""
-    builder = QueryBuilder()
-    with tempfile.TemporaryDirectory() as empty:
-        for name, table in tables.items():
-            opened = table if isinstance(table, DeltaTable) else open_table(table)
-            if opened is None and isinstance(table, Table):
-                create_table_with_add_actions(
-                    f"{empty}/{name}", Schema.from_arrow(table.schema), []
-                )
-                opened = DeltaTable(f"{empty}/{name}")
-            assert opened is not None
-            if isinstance(table, Table):
-                add_missing_columns(opened, table.schema)
-            builder.register(name, opened)
-        yield lambda statement: pa.RecordBatchReader.from_stream(builder.execute(statement))
+    return dataset_of(files, table.schema).to_table(columns=columns, filter=ours)
 
 
 def write_batches(table: Table, batches: Iterable[pa.RecordBatch]) -> list[str]:
@@ -246,19 +222,25 @@ def replace_partition(
             _discard(table, urls)
             return None
         actions = [_add_action(table, url, partition) for url in urls]
-        replaced = _slice(table, partition)
+        replaced = slice_of(table, partition)
         if _commit(opened, table, actions, "overwrite", held.writer, transaction + 1, replaced):
             return opened.version() + 1
     raise _too_busy(table)
 
 
 def append_new(
-    table: Table, urls: list[str], partition: str | None, writer: Writer, key: str = "image_id"
+    table: Table,
+    urls: list[str],
+    partition: str | None,
+    writer: Writer,
+    key: str = "image_id",
+    barred: Callable[[list[str]], set[str]] = lambda keys: set(),
 ) -> pa.Table:
     """Add the rows of these files whose key the table does not hold yet, in one commit.
 
-    Returns the rows left out: their key, their uri where the table has uris, and `held_by`, the uri
-    (else the key) of the row that holds the same key.
+    `barred` says which keys may not be added, and is asked again before each try to commit. Returns the
+    rows left out: their key, their uri where the table has uris, and `held_by`, the uri (else the key) of
+    the row that holds the same key, or nothing ("") for a barred one.
     """
     if not urls:
         return pa.table({key: pa.array([], pa.string()), "held_by": pa.array([], pa.string())})
@@ -266,6 +248,12 @@ def append_new(
     ours = pa.concat_tables(pq.read_table(stream, columns=columns) for stream in _streams(urls))
     for opened in _versions(table):
         held_by = _held_by(opened, table, ours, key, partition)
+        never = barred(ours[key].to_pylist())
+        if never:
+            keys = ours[key].to_pylist()
+            held_by = [
+                "" if one in never else held for one, held in zip(keys, held_by, strict=True)
+            ]
         is_new = [holder is None for holder in held_by]
         kept_urls = urls if all(is_new) else _write_kept(table, urls, is_new)
         actions = [_add_action(table, url, partition) for url in kept_urls]
@@ -281,9 +269,35 @@ def append_new(
     raise _too_busy(table)
 
 
-def literal(text: str) -> str:
-    """Text as SQL writes it; labels and names come from strangers."""
-    return "'" + text.replace("'", "''") + "'"
+def exchange(
+    table: Table,
+    partition: str | None,
+    rewrite: Callable[[list[str]], list[str] | None],
+    writer: Writer,
+) -> None:
+    """Exchange a partition for what `rewrite` makes of its files (None: leave it), in one commit; it is
+    asked again when another commit came first. Files that it returns are new ones.
+    """
+    for opened in _versions(table):
+        replaced = slice_of(table, partition)
+        urls = rewrite(urls_of(opened, replaced))
+        if urls is None:
+            return
+        actions = [_add_action(table, url, partition) for url in urls]
+        transaction = (opened.transaction_version(writer.identity) or 0) + 1
+        if _commit(opened, table, actions, "overwrite", writer, transaction, replaced):
+            return
+        _discard(table, urls)
+    raise _too_busy(table)
+
+
+def touch(table: Table, writer: Writer) -> None:
+    """Commit nothing, so that who has decided on an earlier version decides again."""
+    for opened in _versions(table):
+        transaction = (opened.transaction_version(writer.identity) or 0) + 1
+        if _commit(opened, table, [], "append", writer, transaction, None):
+            return
+    raise _too_busy(table)
 
 
 def _versions(table: Table) -> Iterator[DeltaTable]:
@@ -346,20 +360,6 @@ def _commit(
     return True
 
 
-def _slice(table: Table, partition: str | None, operator: str = "=") -> Slice | None:
-    """The filter for one partition (or for all but it), or None for the whole table."""
-    if partition is None:
-        return None
-    assert table.partition_by is not None, table.name
-    return [(table.partition_by, operator, partition)]
-
-
-def _file_urls(opened: DeltaTable, searched: Slice | None) -> list[str]:
-    """Files of a version; delta-rs writes local paths as in a URL, where a space is %20."""
-    urls = opened.file_uris(file_pruning_predicate=searched)
-    return [unquote(url) if storage.is_local(url) else url for url in urls]
-
-
 def _add_action(table: Table, url: str, partition: str | None) -> AddAction:
     fs, path = storage.filesystem(url)
     root = storage.filesystem(table.url)[1]
@@ -382,10 +382,10 @@ def _held_by(
     """For each of our rows, who holds its key already: the table, or an earlier row of ours."""
     # An image has a row for each backbone, or each model.
     scoped = table.partition_by in ("backbone_id", "model_version")
-    searched = _slice(table, partition if scoped else None)
+    searched = slice_of(table, partition if scoped else None)
     name = "uri" if "uri" in ours.schema.names else key
     holders: dict[str, str] = {}
-    files = _file_urls(opened, searched)
+    files = urls_of(opened, searched)
     if files:
         ours_keys = ds.field(key).isin(ours[key].combine_chunks())
         held = dataset_of(files, table.schema).to_table(
@@ -427,13 +427,6 @@ def _streams(urls: list[str]) -> Iterator[Any]:
         fs, path = storage.filesystem(url)
         with fs.open(path, "rb") as stream:
             yield stream
-
-
-def dataset_of(urls: list[str], schema: pa.Schema) -> ds.Dataset:
-    """Some Parquet files as one pyarrow dataset."""
-    fs, _ = storage.filesystem(urls[0])
-    paths = [storage.filesystem(url)[1] for url in urls]
-    return ds.dataset(paths, schema=schema, format="parquet", filesystem=fs)
 
 
 def _close(writer: pq.ParquetWriter, sink: Any) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from sightline import storage
+from sightline import attribution, models, storage
 from sightline.catalog import Catalog
 from sightline.reporting import (
     data,
@@ -17,6 +17,7 @@ from sightline.reporting import (
     formats,
     issues,
     judgement,
+    licences,
     quality,
     result,
     runs,
@@ -51,6 +52,7 @@ SECTIONS = {
     "drift": Section("Drift", doubts.drift),
     "conflicts": Section("Label conflicts", doubts.conflicts),
     "suspicious_labels": Section("Suspicious labels", doubts.suspicious_labels),
+    "licences": Section("Licences", licences.licences),
     "components": Section("Principal components", quality.components),
     "confusion": Section("Confusion matrix", quality.confusion),
     "per_class": Section("Quality by class", quality.per_class),
@@ -73,6 +75,7 @@ def write_report(
     found = Runs(ingest_dag_id, train_dag_id, train_run_id)
     with open_report(catalog, plan_version, found) as report:
         page, version = _render(report).encode(), report.version
+    attribution.write_attribution(catalog, version)  # the page links to it
     url = storage.join(catalog.reports, f"{version}.html")
     storage.write_bytes(url, page)
     storage.write_bytes(storage.join(catalog.reports, "latest.html"), page)
@@ -89,5 +92,6 @@ def _render(report: ReportInput) -> str:
         sections=sections,
         filled=filled,
         model=report.model,
+        notices=models.taken_down_sentences(report.model),
         train_run_id=report.runs.train_run_id,
     )

@@ -102,7 +102,7 @@ def _reject_examples(report: ReportInput, reason: str) -> Rows:
     return [
         {
             "uri": row["uri"],
-            "source": jpeg_source(row["thumbnail"]) if row["thumbnail"] else "",
+            "source": jpeg_source(row["thumbnail"], row["uri"]) if row["thumbnail"] else "",
         }
         for row in rows
     ]

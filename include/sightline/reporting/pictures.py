@@ -1,6 +1,5 @@
 """The pictures of the page: small, inside the page, fetched in one pass over the images table."""
 
-import base64
 import io
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from PIL import Image, ImageOps
 
 from sightline import images, storage, tables
 from sightline.tables import Table
+from sightline.traces import data_uri
 
 PIXEL_ART_SIDE = (
     56  # pixels; what is smaller is enlarged by the browser, with its pixels to be seen
@@ -49,24 +49,25 @@ class Gallery:
             except images.Rejected:  # taken under wider limits than those of decode
                 continue
             for wanted in self._wanted[image_id]:
-                _draw(wanted, decoded)
+                _draw(wanted, decoded, image_id)
 
 
-def jpeg_source(content: bytes) -> str:
-    """A data URI of bytes that are a JPEG."""
-    return _data_uri("jpeg", content)
+def jpeg_source(content: bytes, uri: str) -> str:
+    """A data URI of bytes that are a JPEG of what lies at a uri."""
+    return data_uri("jpeg", content, uri)
 
 
-def _draw(picture: Picture, decoded: Image.Image) -> None:
+def _draw(picture: Picture, decoded: Image.Image, image_id: str) -> None:
     """Small images as they are; larger ones cut to their central square, as the network sees."""
     buffer = io.BytesIO()
     if max(decoded.size) <= PIXEL_ART_SIDE:
         decoded.save(buffer, "PNG", optimize=True)
-        picture.source, picture.pixelated = _data_uri("png", buffer.getvalue()), True
+        picture.source = data_uri("png", buffer.getvalue(), image_id)
+        picture.pixelated = True
         return
     side = min(picture.side, *decoded.size)
     ImageOps.fit(decoded, (side, side)).save(buffer, "JPEG", quality=82, optimize=True)
-    picture.source = _data_uri("jpeg", buffer.getvalue())
+    picture.source = data_uri("jpeg", buffer.getvalue(), image_id)
 
 
 def _contents(
@@ -94,7 +95,3 @@ def _matching_rows(file: pq.ParquetFile, wanted: set[str]) -> Iterator[tuple[str
         for batch in file.iter_batches(batch_size=16, row_groups=[group], columns=columns):
             for row in batch.filter(pc.is_in(batch["image_id"], values)).to_pylist():
                 yield row["image_id"], row["content"], row["rotation"]
-
-
-def _data_uri(kind: str, content: bytes) -> str:
-    return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"

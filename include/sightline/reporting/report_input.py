@@ -35,7 +35,7 @@ class ReportInput:
     model: dict[str, Any]  # model.json
     decision: dict[str, Any] | None  # of the gate, or None where it has not decided
     runs: Runs
-    sql: Callable[[str], Rows]  # over images, splits, rejects, issues, predictions, metrics, ...
+    sql: Callable[[str], Rows]  # over images, splits, manifest, rejects, issues, predictions, ...
     gallery: Gallery
 
     @property
@@ -90,6 +90,7 @@ def open_report(catalog: Catalog, plan_version: str, runs: Runs) -> Iterator[Rep
     with tables.query(
         images=_at_version(catalog.images, used.get("images")),
         splits=_at_version(catalog.splits, used.get("splits")),
+        manifest=catalog.manifest,
         rejects=catalog.rejects,
         issues=catalog.issues,
         predictions=catalog.predictions,

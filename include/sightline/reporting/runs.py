@@ -8,7 +8,11 @@ from sightline.reporting.report_input import ReportInput
 
 # What a task's counts say of its work: the first phrase always, the others where they are not 0.
 COUNTED = {
-    "list_images": {"listed": "listed"},
+    "list_images": {
+        "listed": "listed",
+        "taken_down": "left out, for they were taken down",
+        "withdrawn": "withdrawn for their licence",
+    },
     "fetch_images": {
         "images": "taken",
         "held_before": "known, not fetched again",

@@ -36,6 +36,8 @@ class Fetching:
     limits: Limits
     web: FetchSpec
     options: dict[str, Any] = field(default_factory=dict)
+    # By uri: the reason and the detail of what is not to be fetched.
+    refused: dict[str, tuple[str, str]] = field(default_factory=dict)
 
 
 def fetch_batches(
@@ -75,8 +77,10 @@ def _image_rows(work: Iterable[Row], fetching: Fetching, rejects: list[Row]) -> 
 
 def _fetch(work: Iterable[Row], fetching: Fetching) -> Iterator[tuple[Row, Fetched | Rejected]]:
     """Each row with its bytes, by the way that its uri asks for."""
-    for way, rows in groupby(work, _way):
-        if way == "staged":
+    for way, rows in groupby(work, lambda row: _way(row, fetching)):
+        if way == "refused":
+            yield from ((row, Rejected(*fetching.refused[row["uri"]])) for row in rows)
+        elif way == "staged":
             yield from ((row, _staged(row)) for row in rows)
         elif way == "local":
             yield from ((row, _read(row["uri"], fetching)) for row in rows)
@@ -87,7 +91,9 @@ def _fetch(work: Iterable[Row], fetching: Fetching) -> Iterator[tuple[Row, Fetch
             yield from _read_ahead(rows, fetching)
 
 
-def _way(row: Row) -> str:
+def _way(row: Row, fetching: Fetching) -> str:
+    if row["uri"] in fetching.refused:
+        return "refused"
     if row["content"] is not None or row["reject_reason"] is not None:
         return "staged"
     if storage.is_local(row["uri"]):

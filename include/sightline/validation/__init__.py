@@ -1,7 +1,8 @@
 """The gates between the stages: each table is validated by a Great Expectations suite before the next
 stage reads it, and Data Docs keep what was found. Nothing else imports great_expectations.
 
-include/expectations/*.yaml -> suites; tables -> frames; checking judges; data_docs shows.
+include/expectations/*.yaml, and the dataset's own -> suites; tables -> frames; checking judges; data_docs
+shows; history keeps.
 """
 
 import logging
@@ -12,7 +13,8 @@ from typing import Any
 from sightline.catalog import Catalog
 from sightline.config import LimitsSpec
 from sightline.errors import CheckFailed
-from sightline.validation import data_docs
+from sightline.ledger import TaskRun
+from sightline.validation import data_docs, history
 from sightline.validation.checking import Finding, run_suite
 from sightline.validation.frames import (
     Frame,
@@ -37,35 +39,37 @@ class Outcome:
     page: str
 
 
-def validate_manifest(catalog: Catalog, partition: str, limits: LimitsSpec) -> Outcome:
+def validate_manifest(catalog: Catalog, task: TaskRun, limits: LimitsSpec) -> Outcome:
     """Check the partition's rows of the manifest; CheckFailed says which expectations they break."""
-    return _validate(catalog, "manifest", partition, manifest_frames(catalog, partition), limits)
+    return _validate(catalog, "manifest", task, manifest_frames(catalog, task.partition), limits)
 
 
-def validate_images(catalog: Catalog, partition: str, limits: LimitsSpec) -> Outcome:
+def validate_images(catalog: Catalog, task: TaskRun, limits: LimitsSpec) -> Outcome:
     """Check what became of the partition's images, the share of rejected ones above all."""
-    return _validate(catalog, "images", partition, images_frames(catalog, partition), limits)
+    return _validate(catalog, "images", task, images_frames(catalog, task.partition), limits)
 
 
 def validate_features(
-    catalog: Catalog, partition: str, backbone_id: str, dim: int, limits: LimitsSpec
+    catalog: Catalog, task: TaskRun, backbone_id: str, dim: int, limits: LimitsSpec
 ) -> Outcome:
     """Check that each image of the partition has its embedding, and that the backbone's are sound."""
-    frames = features_frames(catalog, partition, backbone_id, dim)
-    return _validate(catalog, "features", partition, frames, limits, dimension=dim)
+    frames = features_frames(catalog, task.partition, backbone_id, dim)
+    return _validate(catalog, "features", task, frames, limits, dimension=dim)
 
 
 def _validate(
     catalog: Catalog,
     table: str,
-    partition: str,
+    task: TaskRun,
     frames: list[Frame],
     limits: LimitsSpec,
     **parameters: Any,
 ) -> Outcome:
     started = time.monotonic()
     parameters["accepted_share"] = round(1 - limits.rejected_share, 9)
-    findings = run_suite(table, load_suite(table), frames, parameters)
+    partition = task.partition
+    findings = run_suite(table, load_suite(table, catalog.dataset), frames, parameters)
+    history.keep(catalog, task, table, findings)
     page = data_docs.publish(catalog, table, partition, findings)
     failed = [finding for finding in findings if not finding.passed]
     if failed:

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from sightline import storage
 from sightline.catalog import Catalog
 from sightline.validation.checking import Finding
+from sightline.validation.suites import TABLES
 
 if TYPE_CHECKING:
     from great_expectations.core import (
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
         ExpectationValidationResult,
     )
 
-TABLES = ("manifest", "images", "features")
 LISTED_RUNS = 200
 RUN = re.compile(r"(?P<time>\d{8}T\d{6})-(?P<verdict>passed|failed)-(?P<partition>.+)-[0-9a-f]{8}")
 

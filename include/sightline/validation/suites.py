@@ -1,23 +1,27 @@
-"""Suites: what the rows of a table must be, declared in include/expectations/<table>.yaml.
+"""Suites: what the rows of a table must be, declared in include/expectations/<table>.yaml for all datasets.
 
-A third party adds an expectation by adding an entry there; every row expectation of Great
-Expectations will do. Numbers that the dataset file sets come in as {$PARAMETER: name}.
+A dataset adds expectations of its own, or replaces some, in <dataset>.expectations.yaml beside its file;
+every row expectation of Great Expectations will do. Numbers that the dataset file sets come in as
+{$PARAMETER: name}.
 """
 
 import difflib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from sightline.config import expectations_file
 from sightline.errors import ConfigError
 from sightline.settings import load_settings
 
 if TYPE_CHECKING:
     from great_expectations.expectations.expectation import Expectation
 
+TABLES = ("manifest", "images", "features")
+Content = TypeVar("Content", bound=BaseModel)
 COLUMN_KEYS = ("column", "column_A", "column_B", "column_list")
 
 
@@ -45,12 +49,56 @@ class Suite(BaseModel):
     expectations: tuple[Check, ...]
 
 
-def load_suite(table: str) -> tuple[Check, ...]:
-    """Read the suite of a table; ConfigError says which entry is wrong."""
-    path = suite_file(table)
+class Own(BaseModel):
+    """A dataset's own expectations, by table. An entry takes the place of the default entries of the same
+    expectation on the same columns, and comes in addition where there are none.
+
+    `without` leaves defaults out, by their words (`because`).
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    manifest: tuple[Check, ...] = ()
+    images: tuple[Check, ...] = ()
+    features: tuple[Check, ...] = ()
+    without: tuple[str, ...] = ()
+
+
+def load_suite(table: str, dataset: str) -> tuple[Check, ...]:
+    """The defaults of a table with the dataset's own; ConfigError says which entry is wrong."""
+    defaults = _read(suite_file(table), Suite).expectations
+    path = expectations_file(dataset)
+    if not path.exists():
+        return defaults
+    own = _read(path, Own)
+    _refuse_unknown(path, own)
+    ours: tuple[Check, ...] = getattr(own, table)
+    replaced = {_looks_at(check) for check in ours}
+    kept = [
+        one for one in defaults if _looks_at(one) not in replaced and one.because not in own.without
+    ]
+    return (*kept, *ours)
+
+
+def _looks_at(check: Check) -> tuple[str, ...]:
+    return (check.expectation, *check.columns)
+
+
+def _refuse_unknown(path: Path, own: Own) -> None:
+    """A default that is to be left out, and is none, would be checked on in silence."""
+    defaults = [_read(suite_file(table), Suite).expectations for table in TABLES]
+    known = [check.because for suite in defaults for check in suite]
+    for words in own.without:
+        if words not in known:
+            close = difflib.get_close_matches(words, known, n=1)
+            hint = f"; did you mean {close[0]!r}?" if close else "."
+            raise ConfigError(f"{path}: without: no default expectation says {words!r}{hint}")
+
+
+def _read(path: Path, kind: type[Content]) -> Content:
     try:
         content = yaml.load(path.read_text(encoding="utf-8"), Loader=yaml.CSafeLoader)  # noqa: S506
-        return Suite.model_validate(content).expectations
+        return kind.model_validate(content)
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise ConfigError(f"{path} cannot be read: {' '.join(str(error).split())}.") from error
     except ValidationError as error:

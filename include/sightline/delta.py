@@ -1,0 +1,170 @@
+"""Delta tables opened: what a table is, its files at a version, and SQL over several of them.
+
+A version that held images which were taken down since is refused; see erasure.py.
+"""
+
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import unquote
+
+import pyarrow as pa
+import pyarrow.dataset as ds
+from deltalake import DeltaTable, QueryBuilder, Schema
+from deltalake.exceptions import DeltaError, TableNotFoundError
+from deltalake.transaction import create_table_with_add_actions
+
+from sightline import storage
+from sightline.errors import StorageError
+from sightline.schema_evolution import add_missing_columns
+
+Slice = list[tuple[str, str, Any]]  # a partition, as delta-rs filters for it
+
+# In a table's folder: files that are gone for good, and what took their places.
+ERASED = "_erased.json"
+
+
+@dataclass(frozen=True)
+class Table:
+    """One table of a dataset: where it lies and what its rows are."""
+
+    name: str
+    url: str
+    schema: pa.Schema
+    partition_by: str | None = None
+
+
+def open_table(table: Table, version: int | None = None) -> DeltaTable | None:
+    """The Delta table at a version (default: its newest), or None where there is none yet.
+
+    StorageError where files of that version were erased since.
+    """
+    opened = open_version(table, version)
+    if version is not None and opened is not None:
+        gone = erased_files(table)
+        if gone and not gone.keys().isdisjoint(map(file_name, urls_of(opened, None))):
+            raise StorageError(
+                f"Version {version} of table {table.name} cannot be read any more: it held images that "
+                "were taken down; let a new run work from the newest version."
+            )
+    return opened
+
+
+def open_version(table: Table, version: int | None = None) -> DeltaTable | None:
+    """As `open_table`, also where files of the version are gone."""
+    options = storage.delta_options(table.url)
+    try:
+        return DeltaTable(table.url, version=version, storage_options=options)
+    except TableNotFoundError:
+        return None
+    except (DeltaError, OSError) as error:
+        raise StorageError(f"Cannot open table {table.name} at {table.url}: {error}.") from error
+
+
+def current_version(table: Table) -> int | None:
+    """The newest version, or None where there is no table yet."""
+    opened = open_table(table)
+    return None if opened is None else opened.version()
+
+
+def erased_files(table: Table) -> dict[str, list[str]]:
+    """By file_name the files that a take-down has erased, each with those that took its place."""
+    found: dict[str, list[str]] | None = storage.read_json(storage.join(table.url, ERASED))
+    return found or {}
+
+
+def surviving_urls(table: Table, version: int | None = None) -> list[str]:
+    """URLs of what is left of a version: where files of it were erased, of those in their places."""
+    opened = open_version(table, version)
+    gone = erased_files(table)
+    left = [] if opened is None else urls_of(opened, None)
+    while any(file_name(url) in gone for url in left):
+        left = [
+            place
+            for url in left
+            for place in (
+                [storage.join(table.url, one) for one in gone[file_name(url)]]
+                if file_name(url) in gone
+                else [url]
+            )
+        ]
+    return left
+
+
+def file_name(url: str) -> str:
+    """The last two parts of a path: they name a file of a table, however the rest is spelled."""
+    return "/".join(url.split("/")[-2:])
+
+
+@contextmanager
+def query(**tables: Table | DeltaTable) -> Iterator[Callable[[str], pa.Table]]:
+    """Run SQL over tables by name; a table that does not exist yet counts as empty.
+
+    >>> with query(images=catalog.images) as sql:
+    ...     sql("SELECT label, count(*) AS n FROM images GROUP BY label")
+    """
+    with stream_query(**tables) as sql:
+        yield lambda statement: pa.table(sql(statement).read_all())
+
+
+@contextmanager
+def stream_query(**tables: Table | DeltaTable) -> Iterator[Callable[[str], pa.RecordBatchReader]]:
+    """As `query`, but the answer comes batch by batch, for answers that grow with the dataset."""
+    builder = QueryBuilder()
+    with tempfile.TemporaryDirectory() as empty:
+        for name, table in tables.items():
+            opened = table if isinstance(table, DeltaTable) else open_table(table)
+            if opened is None and isinstance(table, Table):
+                create_table_with_add_actions(
+                    f"{empty}/{name}", Schema.from_arrow(table.schema), []
+                )
+                opened = DeltaTable(f"{empty}/{name}")
+            assert opened is not None
+            if isinstance(table, Table):
+                add_missing_columns(opened, table.schema)
+            builder.register(name, opened)
+        yield lambda statement: pa.RecordBatchReader.from_stream(builder.execute(statement))
+
+
+def literal(text: str) -> str:
+    """Text as SQL writes it; labels and names come from strangers."""
+    return "'" + text.replace("'", "''") + "'"
+
+
+def urls_by_partition(table: Table) -> dict[str | None, list[str]]:
+    """The files of the newest version by their partition, or by None in a table without any."""
+    opened = open_table(table)
+    if opened is None:
+        return {}
+    actions = pa.table(opened.get_add_actions(flatten=True))
+    names = [file_name(unquote(path)) for path in actions["path"].to_pylist()]
+    column = f"partition.{table.partition_by}"
+    values = actions[column].to_pylist() if table.partition_by else [None] * len(names)
+    partition_of = dict(zip(names, values, strict=True))
+    found: dict[str | None, list[str]] = {}
+    for url in urls_of(opened, None):
+        found.setdefault(partition_of[file_name(url)], []).append(url)
+    return found
+
+
+def slice_of(table: Table, partition: str | None, operator: str = "=") -> Slice | None:
+    """The filter for one partition (or for all but it), or None for the whole table."""
+    if partition is None:
+        return None
+    assert table.partition_by is not None, table.name
+    return [(table.partition_by, operator, partition)]
+
+
+def urls_of(opened: DeltaTable, searched: Slice | None) -> list[str]:
+    """Files of a version; delta-rs writes local paths as in a URL, where a space is %20."""
+    urls = opened.file_uris(file_pruning_predicate=searched)
+    return [unquote(url) if storage.is_local(url) else url for url in urls]
+
+
+def dataset_of(urls: list[str], schema: pa.Schema) -> ds.Dataset:
+    """Some Parquet files as one pyarrow dataset."""
+    fs, _ = storage.filesystem(urls[0])
+    paths = [storage.filesystem(url)[1] for url in urls]
+    return ds.dataset(paths, schema=schema, format="parquet", filesystem=fs)
