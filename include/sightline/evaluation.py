@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from deltalake import DeltaTable
 
 from sightline import metrics, models, tables
 from sightline.catalog import Catalog
@@ -117,8 +118,7 @@ def evaluate(
     TrainingError where a candidate is not trained, or no labelled test image can be predicted.
     """
     candidates = models.candidates(spec, plan)
-    read = {models.HEAD: catalog.features, models.FINE_TUNED: catalog.scores}
-    record.read(*(read[kind] for kind in candidates), catalog.splits)
+    _note_inputs(catalog, record, plan, candidates)
     found = [
         _evaluate(_open(spec, catalog, plan, version), task) for version in candidates.values()
     ]
@@ -127,7 +127,20 @@ def evaluate(
         "accuracy": round(max(metrics.accuracy(tally) for tally in found), 4),
         "unseen": max(tally.rows - tally.with_loss for tally in found),
     }
-    record.wrote(catalog.predictions, catalog.metrics)
+    record.wrote(catalog.predictions, rows=sum(tally.rows for tally in found))
+    record.wrote(catalog.metrics)
+
+
+def _note_inputs(catalog: Catalog, record: Record, plan: Plan, candidates: dict[str, str]) -> None:
+    record.read(catalog.images, version=plan.images_version)
+    record.read(catalog.splits, version=plan.splits_version)
+    record.read(catalog.manifest)
+    for kind, version in candidates.items():
+        if kind == models.HEAD:
+            record.read(catalog.features, version=plan.features_version)
+        else:
+            record.read(catalog.scores)
+        record.read_model(catalog.models, version)
 
 
 def load_predictor(candidate: Candidate) -> Predictor:
@@ -143,7 +156,7 @@ def _open(spec: DatasetSpec, catalog: Catalog, plan: Plan, version: str) -> Cand
         )
     images = tables.open_table(catalog.images, plan.images_version)
     assert images is not None  # the plan was made of it
-    with tables.query(images=images, splits=catalog.splits) as sql:
+    with tables.query(images=images, splits=_splits(catalog, plan)) as sql:
         unseen = sorted(set(sql(UNSEEN)["label"].to_pylist()) - set(model["labels"]))
     return Candidate(spec, catalog, plan, model, [*model["labels"], *unseen])
 
@@ -279,9 +292,14 @@ def _rows(
     images = tables.open_table(catalog.images, plan.images_version)
     assert images is not None  # the plan was made of it
     statement = ROWS.format(split=split, source=source, columns=columns, condition=condition)
-    read = {source: table or getattr(catalog, source), "images": images, "splits": catalog.splits}
-    with tables.stream_query(**read) as sql:
+    read = {source: table or getattr(catalog, source), "images": images}
+    with tables.stream_query(splits=_splits(catalog, plan), **read) as sql:
         yield from (batch for batch in sql(statement) if batch.num_rows)
+
+
+def _splits(catalog: Catalog, plan: Plan) -> tables.Table | DeltaTable:
+    """The splits that the plan works from."""
+    return tables.open_table(catalog.splits, plan.splits_version) or catalog.splits
 
 
 def _matrix(lists: pa.Array) -> Array:

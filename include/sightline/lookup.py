@@ -15,9 +15,9 @@ def read_file(url: str, columns: list[str]) -> pa.Table:
         return pq.ParquetFile(stream).read(columns=columns)
 
 
-def rows_of(table: Table, column: str, values: list[str]) -> pa.Table:
-    """The rows whose value in a column is among these."""
-    files = tables.file_urls(table)
+def rows_of(table: Table, column: str, values: list[str], version: int | None = None) -> pa.Table:
+    """The rows of a version (default: the newest) whose value in a column is among these."""
+    files = tables.file_urls(table, version)
     if not files or not values:
         return table.schema.empty_table()
     wanted = ds.field(column).isin(pa.array(values))

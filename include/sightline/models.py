@@ -7,7 +7,7 @@ a fine-tuned network; each is a version of its own. The gate's decision on them 
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -34,6 +34,9 @@ class Plan:
     images_version: int
     features_version: int
     fingerprint: str
+    splits_version: int | None = (
+        None  # fixed once the split is made; before that, the newest counts
+    )
 
 
 def make_plan(spec: DatasetSpec, catalog: Catalog, backbone_id: str) -> Plan:
@@ -56,6 +59,18 @@ def candidates(spec: DatasetSpec, plan: Plan) -> dict[str, str]:
 def write_plan(catalog: Catalog, plan: Plan) -> None:
     """Keep a plan for the tasks that follow it."""
     storage.write_json(_url(catalog, plan.version, "plan.json"), asdict(plan))
+
+
+def fix_splits(catalog: Catalog, plan: Plan) -> None:
+    """Fix the splits of a plan, once its images have theirs, at their present version."""
+    write_plan(catalog, replace(plan, splits_version=tables.current_version(catalog.splits)))
+
+
+def splits_version(catalog: Catalog, plan: Plan) -> int | None:
+    """The version of the splits that a plan works from."""
+    if plan.splits_version is not None:
+        return plan.splits_version
+    return tables.current_version(catalog.splits)
 
 
 def read_plan(catalog: Catalog, version: str) -> Plan:

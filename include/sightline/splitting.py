@@ -60,7 +60,7 @@ def split_images(spec: DatasetSpec, catalog: Catalog, task: TaskRun, record: Rec
         "new": new.total(),
         "straddling": straddling,
     }
-    record.wrote(catalog.splits)
+    record.wrote(catalog.splits, rows=new.total())
 
 
 def choose_split(dataset: str, group_id: str, shares: SplitSpec) -> str:

@@ -25,6 +25,7 @@ from sightline.fine_tuning.training_set import TrainingSet, build_training_set
 from sightline.fine_tuning.tuned_models import load_tuned, save_tuned
 from sightline.ledger import Record, TaskRun
 from sightline.models import Plan
+from sightline.provenance import java_of, made_by
 from sightline.wanted_images import Wanted
 
 if TYPE_CHECKING:
@@ -47,7 +48,8 @@ def fine_tune(
     last whole epoch; it is removed in the end.
     """
     assert spec.fine_tune is not None  # else the DAG has no such task
-    record.read(catalog.images, catalog.splits)
+    record.read(catalog.images, version=plan.images_version)
+    record.read(catalog.splits, version=plan.splits_version)
     version = models.candidates(spec, plan)[models.FINE_TUNED]
     folder = storage.join(catalog.staging, f"fine-tune-{version}")
     scores = tables.claim(catalog.scores, task.writer)
@@ -67,8 +69,9 @@ def fine_tune(
     tables.replace_partition(catalog.scores, [], version, scores)  # those of other weights
     model = describe(spec, catalog, plan, version, job, history, best)
     model["fine_tuning"]["search"] = [vars(trial) for trial in found.trials]
-    save_tuned(catalog, model, come.best)
+    save_tuned(catalog, {**model, **made_by(java_of(session))}, come.best)
     storage.remove_tree(folder)
+    record.wrote_model(catalog.models, version)
     record.counts = {
         "rows": job.training_set.train_images,
         "validation_rows": job.training_set.validation_images,
@@ -88,24 +91,27 @@ def score(
     plan: Plan,
 ) -> None:
     """Let the fine-tuned network say of each test image what it shows."""
-    record.read(catalog.images, catalog.splits)
+    record.read(catalog.images, version=plan.images_version)
+    record.read(catalog.splits, version=plan.splits_version)
     model = load_tuned(catalog, models.candidates(spec, plan)[models.FINE_TUNED])
+    record.read_model(catalog.models, model.version)
     counts = scoring.score_images(session, catalog, plan.images_version, model, task.writer)
     record.counts = {**counts, "views": len(views(model.fine_tune.test_time_augmentation))}
-    record.wrote(catalog.scores)
+    record.wrote(catalog.scores, rows=counts["scored"])
 
 
 def score_new(
     session: "SparkSession", catalog: Catalog, task: TaskRun, record: Record, wanted: Wanted
 ) -> None:
     """Let a fine-tuned model score the wanted images that came after its training."""
-    record.read(catalog.images)
+    record.read(catalog.images, version=wanted.images_version)
+    record.read_model(catalog.models, wanted.version)
     model = load_tuned(catalog, wanted.version)
     missing = wanted_images.missing_ids(catalog, {"kind": models.FINE_TUNED}, wanted)
     record.counts = scoring.score_images(
         session, catalog, wanted.images_version, model, task.writer, missing
     )
-    record.wrote(catalog.scores)
+    record.wrote(catalog.scores, rows=record.counts["scored"])
 
 
 def prepare_job(
@@ -153,7 +159,7 @@ def describe(
         "tables": {
             "images": plan.images_version,
             "features": plan.features_version,
-            "splits": tables.current_version(catalog.splits),
+            "splits": models.splits_version(catalog, plan),
         },
         "labels": job.training_set.labels,
         "reduction": None,

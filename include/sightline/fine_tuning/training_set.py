@@ -4,7 +4,6 @@ A list names the labelled rows of the train and val splits by their places, so t
 images straight from the table and holds one list at a time.
 """
 
-import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +16,7 @@ from sightline import lookup, storage, tables
 from sightline.catalog import Catalog
 from sightline.config import DatasetSpec
 from sightline.errors import TrainingError
+from sightline.held_out import is_held_out
 from sightline.models import Plan
 
 LIST = pa.schema(
@@ -62,18 +62,20 @@ def build_training_set(
     """Write the lists into a folder; TrainingError where there is too little to train on."""
     images = tables.open_table(catalog.images, plan.images_version)
     assert images is not None  # the plan was made of it
-    with tables.query(images=images, splits=catalog.splits) as sql:
+    splits = tables.open_table(catalog.splits, plan.splits_version)
+    with tables.query(images=images, splits=splits or catalog.splits) as sql:
         found = sql(CLASSES)
+        has_val_split = bool(sql("SELECT 1 FROM splits WHERE split = 'val' LIMIT 1").num_rows)
     labels = found["label"].to_pylist()
     if len(labels) < 2:
         raise TrainingError(
             f"Dataset {spec.name} has {len(labels)} class(es) in its train split "
             f"({', '.join(labels)}); a classifier needs two, so add images of another class."
         )
-    share = 0.0 if _has_val_split(catalog) else validation_share
+    share = 0.0 if has_val_split else validation_share
     groups, counts = list[RowGroup](), np.zeros((2, len(labels)), dtype=np.int64)
     for number, url in enumerate(tables.file_urls(catalog.images, plan.images_version)):
-        lists = dict(_lists(url, catalog, labels, share))
+        lists = dict(_lists(url, catalog, plan, labels, share))
         groups += _write_lists(lists, url, storage.join(folder, f"{number:06d}.parquet"))
         for rows in lists.values():
             np.add.at(counts, (rows["is_validation"].to_numpy(False).astype(int), rows["label"]), 1)
@@ -86,12 +88,6 @@ def build_training_set(
     return TrainingSet(labels, counts[0].tolist(), groups, train, validation)
 
 
-def is_held_out(group_id: str, share: float) -> bool:
-    """Whether a near-duplicate group of the train split validates: by its hash, the same for ever."""
-    digest = hashlib.sha256(f"validation/{group_id}".encode()).digest()
-    return int.from_bytes(digest[:8], "big") / 2**64 < share
-
-
 def read_list(group: RowGroup, *, validation: bool) -> list[tuple[int, int]]:
     """The (row, label) pairs of a row group's train or validation images."""
     with _opened(group.list_url) as file:
@@ -99,13 +95,8 @@ def read_list(group: RowGroup, *, validation: bool) -> list[tuple[int, int]]:
     return [(row["row"], row["label"]) for row in rows if row["is_validation"] == validation]
 
 
-def _has_val_split(catalog: Catalog) -> bool:
-    with tables.query(splits=catalog.splits) as sql:
-        return bool(sql("SELECT 1 FROM splits WHERE split = 'val' LIMIT 1").num_rows)
-
-
 def _lists(
-    url: str, catalog: Catalog, labels: list[str], validation_share: float
+    url: str, catalog: Catalog, plan: Plan, labels: list[str], validation_share: float
 ) -> Iterator[tuple[int, pa.RecordBatch]]:
     """The rows of LIST of each row group of a file that has any."""
     places = {label: place for place, label in enumerate(labels)}
@@ -113,8 +104,9 @@ def _lists(
         for number in range(file.num_row_groups):
             held = file.read_row_group(number, columns=["image_id", "label"]).to_pylist()
             ids = [row["image_id"] for row in held]
-            splits = lookup.rows_of(catalog.splits, "image_id", ids).to_pylist()
-            known = {row["image_id"]: row for row in splits if row["split"] in ("train", "val")}
+            splits = lookup.rows_of(catalog.splits, "image_id", ids, plan.splits_version)
+            kept = [row for row in splits.to_pylist() if row["split"] in ("train", "val")]
+            known = {row["image_id"]: row for row in kept}
             rows = [
                 {
                     "row": row,

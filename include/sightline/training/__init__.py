@@ -18,6 +18,7 @@ from sightline.embeddings import chosen_rows, first_embedding
 from sightline.errors import TrainingError
 from sightline.ledger import Record, TaskRun
 from sightline.models import Plan
+from sightline.provenance import java_of, made_by
 from sightline.schemas import FEATURES, IMAGES, REDUCED, SPLITS
 from sightline.training.cross_validation import cross_validate, fit_pcas, project_rows
 from sightline.training.fitting import Course, fit_pipeline, plan_course, to_classifier
@@ -40,6 +41,11 @@ def train_classifier(
 ) -> None:
     """Fit the head on the train split and keep it under the plan's version."""
     assert spec.train is not None  # else the DAG has no such task
+    record.read(catalog.images, version=plan.images_version)
+    record.read(catalog.features, version=plan.features_version)
+    record.read(catalog.splits, version=plan.splits_version)
+    if spec.reduce:
+        record.read(catalog.reduced)
     rows = _train_rows(session, spec, catalog, plan).cache()
     counts = _count_classes(spec, spec.train, rows)
     course = plan_course(spec.train, counts, rows)
@@ -57,10 +63,10 @@ def train_classifier(
     ]
     total = sum(counts.values())
     head = {"kind": spec.train.head, "parameters": grid[best], "grid": tried}
-    model = _describe(spec, catalog, plan, classifier)
+    model = {**_describe(spec, catalog, plan, classifier), **made_by(java_of(session))}
     models.write_model(catalog, {**model, "head": head, "rows": {"train": total}})
-    record.read(catalog.features, *([catalog.reduced] if spec.reduce else []), catalog.splits)
     record.counts = {"rows": total, **tried[best]}
+    record.wrote_model(catalog.models, plan.version)
 
 
 def _cross_validate(
@@ -92,7 +98,9 @@ def _train_rows(
     else:
         files = tables.file_urls(catalog.reduced, partition=plan.version)
         values = spark.read_files(session, files, REDUCED).withColumnRenamed("components", "values")
-    splits = spark.read_files(session, tables.file_urls(catalog.splits), SPLITS)
+    splits = spark.read_files(
+        session, tables.file_urls(catalog.splits, plan.splits_version), SPLITS
+    )
     held = tables.file_urls(catalog.images, plan.images_version)
     labels = spark.read_files(session, held, IMAGES).select("image_id", "label")
     train = splits.where("split = 'train'").select("image_id", "group_id")
@@ -141,7 +149,7 @@ def _describe(
         "tables": {
             "images": plan.images_version,
             "features": plan.features_version,
-            "splits": tables.current_version(catalog.splits),
+            "splits": models.splits_version(catalog, plan),
         },
         "labels": classifier.labels,
         "reduction": classifier.pca and _describe_pca(classifier.pca),
