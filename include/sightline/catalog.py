@@ -10,6 +10,7 @@
     checks/             Great Expectations' Data Docs
     runs/               what each task of each run read, wrote and took
     staging/            work lists of running jobs
+    remakes/<version>/  a model made again to be compared, with tables and models of its own
 """
 
 from dataclasses import dataclass
@@ -27,31 +28,32 @@ class Catalog:
 
     dataset: str
     root: str
+    source_root: str | None = None  # of manifest, images, rejects, features, splits; default: root
 
     @property
     def manifest(self) -> Table:
         """Images that the source says exist."""
-        return self._table("manifest", schemas.MANIFEST, "partition")
+        return self._source("manifest", schemas.MANIFEST, "partition")
 
     @property
     def images(self) -> Table:
         """Images that we hold."""
-        return self._table("images", schemas.IMAGES, "partition")
+        return self._source("images", schemas.IMAGES, "partition")
 
     @property
     def rejects(self) -> Table:
         """Images that we could not take, and why."""
-        return self._table("rejects", schemas.REJECTS, "partition")
+        return self._source("rejects", schemas.REJECTS, "partition")
 
     @property
     def features(self) -> Table:
         """Embeddings."""
-        return self._table("features", schemas.FEATURES, "backbone_id")
+        return self._source("features", schemas.FEATURES, "backbone_id")
 
     @property
     def splits(self) -> Table:
         """The split of each image, for good."""
-        return self._table("splits", schemas.SPLITS, None)
+        return self._source("splits", schemas.SPLITS, None)
 
     @property
     def reduced(self) -> Table:
@@ -147,6 +149,14 @@ class Catalog:
     def run(self, dag_id: str, run_id: str) -> str:
         """Folder of one run's records; run ids hold characters that paths should not."""
         return storage.join(self.runs, dag_id, storage.safe_name(run_id))
+
+    def remake(self, version: str) -> "Catalog":
+        """Places apart from ours, in which a model is made again of our images, features and splits."""
+        return Catalog(self.dataset, storage.join(self.root, "remakes", version), self.root)
+
+    def _source(self, name: str, schema: pa.Schema, partition_by: str | None) -> Table:
+        root = self.source_root or self.root
+        return Table(name, storage.join(root, name), schema, partition_by)
 
     def _table(self, name: str, schema: pa.Schema, partition_by: str | None) -> Table:
         return Table(name, storage.join(self.root, name), schema, partition_by)

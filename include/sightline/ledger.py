@@ -12,6 +12,9 @@ from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.compute as pc
+
 from sightline import storage, tables
 from sightline.catalog import Catalog
 from sightline.errors import SightlineError, TrainingError
@@ -72,9 +75,15 @@ class Record:
 
 def describe(table: Table, version: int | None = None) -> dict[str, Any]:
     """A table as the records name it: name, url, version, columns and size."""
-    size = tables.measure(table, version)
     columns = [[column.name, str(column.type)] for column in table.schema]
-    return {"name": table.name, "url": table.url, "columns": columns, **asdict(size)}
+    named = {"name": table.name, "url": table.url, "columns": columns}
+    opened = tables.open_table(table, version)
+    if opened is None:
+        return {**named, "version": None, "rows": 0, "bytes": 0, "files": 0}
+    files = pa.table(opened.get_add_actions(flatten=True))  # of the log; no data file is read
+    rows, size_bytes = (pc.sum(files[name]).as_py() or 0 for name in ("num_records", "size_bytes"))
+    size = {"rows": int(rows), "bytes": int(size_bytes), "files": len(files)}
+    return {**named, "version": opened.version(), **size}
 
 
 def describe_model(url: str, version: str) -> dict[str, Any]:

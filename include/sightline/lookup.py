@@ -5,6 +5,7 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
 from sightline import storage, tables
+from sightline.errors import StorageError
 from sightline.tables import Table
 
 
@@ -22,3 +23,11 @@ def rows_of(table: Table, column: str, values: list[str], version: int | None = 
         return table.schema.empty_table()
     wanted = ds.field(column).isin(pa.array(values))
     return tables.dataset_of(files, table.schema).to_table(filter=wanted)
+
+
+def is_whole(table: Table, version: int | None) -> bool:
+    """Whether a version has all its files; those that no newer version has may be vacuumed."""
+    try:
+        return all(storage.exists(url) for url in tables.file_urls(table, version))
+    except StorageError:  # the log of that version is gone, too
+        return False

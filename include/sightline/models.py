@@ -22,6 +22,7 @@ from sightline.errors import TrainingError
 
 HEAD = "head"  # model.json's kind of a classifier on features
 FINE_TUNED = "fine_tuned"  # and of a network trained on the images
+TUNED = "-tuned"  # ends the version of a network, after its plan's
 PUBLISHED, ROLLED_BACK = "published", "rolled back"  # how a model became the champion
 
 
@@ -53,7 +54,7 @@ def make_plan(spec: DatasetSpec, catalog: Catalog, backbone_id: str) -> Plan:
 def candidates(spec: DatasetSpec, plan: Plan) -> dict[str, str]:
     """The versions of the models that a plan trains, by their kind."""
     versions = {HEAD: plan.version} if spec.train else {}
-    return {**versions, FINE_TUNED: f"{plan.version}-tuned"} if spec.fine_tune else versions
+    return {**versions, FINE_TUNED: f"{plan.version}{TUNED}"} if spec.fine_tune else versions
 
 
 def write_plan(catalog: Catalog, plan: Plan) -> None:

@@ -50,16 +50,6 @@ class Table:
 
 
 @dataclass(frozen=True)
-class Size:
-    """How much a version of a table holds."""
-
-    version: int | None  # None where nobody has written the table yet
-    rows: int
-    bytes: int
-    files: int
-
-
-@dataclass(frozen=True)
 class Writer:
     """Who commits: `identity` names the task and its slice, `run` the Airflow run it belongs to."""
 
@@ -109,16 +99,6 @@ def count_rows(table: Table, version: int | None = None, partition: str | None =
     if partition is not None:
         actions = actions.filter(pc.equal(actions[f"partition.{table.partition_by}"], partition))
     return int(pc.sum(actions["num_records"]).as_py() or 0)
-
-
-def measure(table: Table, version: int | None = None) -> Size:
-    """How much a version (default: the newest) holds, from the log alone."""
-    opened = open_table(table, version)
-    if opened is None:
-        return Size(None, 0, 0, 0)
-    actions = pa.table(opened.get_add_actions(flatten=True))
-    rows, size_bytes = (pc.sum(actions[name]).as_py() for name in ("num_records", "size_bytes"))
-    return Size(opened.version(), int(rows or 0), int(size_bytes or 0), len(actions))
 
 
 def file_rows(table: Table, version: int | None = None) -> list[tuple[str, int]]:
