@@ -2,7 +2,6 @@
 
 import argparse
 import getpass
-import io
 import json
 import logging
 import os
@@ -20,16 +19,14 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from rich.console import Console
-
 from sightline import (
     airflow_environment,
     console,
     dataset_run,
     ledger,
+    lineage_commands,
     local_airflow,
     status,
-    storage,
 )
 from sightline.airflow_client import AirflowClient
 from sightline.airflow_environment import USER
@@ -37,6 +34,7 @@ from sightline.airflow_server import Server, broken_part
 from sightline.airflow_start import migrate_database
 from sightline.backfill import Backfill
 from sightline.catalog import open_catalog
+from sightline.command_output import FAILED, INTERRUPTED, OK, REFUSED, err, known_dataset, out, say
 from sightline.config import DatasetSpec, dataset_files, load_dataset
 from sightline.connections import from_environment
 from sightline.dataset_run import DatasetRun, Outcome
@@ -44,10 +42,7 @@ from sightline.errors import AirflowUnavailable, ConfigError, SightlineError
 from sightline.settings import Settings, load_settings
 from sightline.sources.access import Access
 
-OK, FAILED, REFUSED, INTERRUPTED = 0, 1, 2, 130  # exit codes
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-out = Console(highlight=False)
-err = Console(highlight=False, stderr=True)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -72,11 +67,6 @@ def main(arguments: list[str] | None = None) -> int:
         say(f"Unexpected {type(error).__name__}: {error}", err)
         say(f"Details: {details} (or run it again with --debug)", err)
         return FAILED
-
-
-def say(text: str, console: Console = out) -> None:
-    """Print a line as it is, unbroken."""
-    console.print(text, markup=False, soft_wrap=True)
 
 
 def run(asked: argparse.Namespace) -> int:
@@ -135,7 +125,7 @@ def show_status(asked: argparse.Namespace) -> int:
     """What is there of one dataset, or of each."""
     names = [path.stem for path in dataset_files()]
     if asked.dataset:
-        _known_dataset(asked.dataset)
+        known_dataset(asked.dataset)
     found = [status.read_status(name) for name in names if asked.dataset in (None, name)]
     if asked.json:
         value = [one.as_json() for one in found]
@@ -148,7 +138,7 @@ def show_status(asked: argparse.Namespace) -> int:
 
 def show_models(asked: argparse.Namespace) -> int:
     """Every model of a dataset, and which one serves."""
-    _known_dataset(asked.dataset)
+    known_dataset(asked.dataset)
     rows = status.list_models(asked.dataset)
     if asked.json:
         out.print_json(json.dumps([asdict(row) for row in rows]))
@@ -159,53 +149,11 @@ def show_models(asked: argparse.Namespace) -> int:
     return OK
 
 
-def trace_image(asked: argparse.Namespace) -> int:
-    """Where an image is from, and what was made of it."""
-    from sightline.tracing import image, text
-
-    _known_dataset(asked.dataset)
-    found = image.trace_image(open_catalog(asked.dataset), asked.image)
-    _tell(asked, found.as_json(), text.describe_image(found))
-    return OK
-
-
-def trace_model(asked: argparse.Namespace) -> int:
-    """What a model was made of."""
-    from sightline.tracing import model, text
-
-    _known_dataset(asked.dataset)
-    catalog = open_catalog(asked.dataset)
-    if asked.images == "-":
-        model.write_images(catalog, asked.version, sys.stdout)
-    elif asked.images:
-        with storage.writing(asked.images) as stream, io.TextIOWrapper(stream, "utf-8") as lines:
-            count = model.write_images(catalog, asked.version, lines)
-        say(f"{asked.images}: {count:,} images")
-    else:
-        found = model.trace_model(catalog, asked.version)
-        _tell(asked, found.as_json(), text.describe_model(found))
-    return OK
-
-
-def remake(asked: argparse.Namespace) -> int:
-    """Train a model again of what it was made of, and compare the two."""
-    _known_dataset(asked.dataset)
-    from sightline import remaking
-    from sightline.tracing import text
-
-    say(f"Training {asked.version} again; Spark takes a while ...", err)
-    made = remaking.remake(
-        open_catalog(asked.dataset), asked.version, tolerance=asked.tolerance, keep=asked.keep
-    )
-    _tell(asked, {**asdict(made), "is_same": made.is_same}, text.describe_remade(made))
-    return OK if made.is_same else FAILED
-
-
 def rollback(asked: argparse.Namespace) -> int:
     """Let an earlier champion serve again."""
     from sightline import publishing
 
-    _known_dataset(asked.dataset)
+    known_dataset(asked.dataset)
     catalog = open_catalog(asked.dataset)
     by = getpass.getuser()
     before, now = publishing.roll_back(catalog, asked.to, by, asked.reason)
@@ -217,7 +165,7 @@ def rollback(asked: argparse.Namespace) -> int:
 
 def export(asked: argparse.Namespace) -> int:
     """Write a model as one file for elsewhere."""
-    _known_dataset(asked.dataset)
+    known_dataset(asked.dataset)
     from sightline import exporting
 
     made = exporting.export(
@@ -274,20 +222,6 @@ def prepare(asked: argparse.Namespace) -> int:
     with _step("class archive of Spark's JVM, so that its jobs start in half the time"):
         spark.make_class_archive()
     return OK
-
-
-def _tell(asked: argparse.Namespace, value: Any, lines: list[str]) -> None:
-    """Print what was found, for programs or for people."""
-    if asked.json:
-        out.print_json(json.dumps(value, default=str))
-    else:
-        say("\n".join(lines))
-
-
-def _known_dataset(name: str) -> None:
-    """ConfigError where there is no such dataset; a broken file's tables can be looked at, too."""
-    if name not in [path.stem for path in dataset_files()]:
-        load_dataset(name)  # says which there are
 
 
 def _run(spec: DatasetSpec, partition: str | None) -> int:
@@ -455,32 +389,7 @@ def _parser() -> argparse.ArgumentParser:
     listed = add("models", show_models, "every model of a dataset, and which one serves")
     listed.add_argument("dataset")
     listed.add_argument("--json", action="store_true", help="for programs")
-    traced = add(
-        "trace", trace_image, "where an image or a model comes from, and what became of it"
-    )
-    traced.add_argument("dataset")
-    things = traced.add_subparsers(title="what", required=True, metavar="image|model")
-    one_image = things.add_parser("image", help="an image, by its id, the begin of it, or its uri")
-    one_image.add_argument("image", metavar="ID")
-    one_image.set_defaults(command=trace_image)
-    one_model = things.add_parser("model", help="a model; default: the champion")
-    one_model.add_argument("version", nargs="?")
-    one_model.add_argument(
-        "--images", metavar="FILE", nargs="?", const="-", help="every image as CSV; default: stdout"
-    )
-    one_model.set_defaults(command=trace_model)
-    again = add("remake", remake, "train a model again of what it was made of, and compare")
-    again.add_argument("dataset")
-    again.add_argument("version")
-    again.add_argument(
-        "--tolerance",
-        metavar="N",
-        type=float,
-        help="of a probability; default: by the model's kind",
-    )
-    again.add_argument("--keep", action="store_true", help="keep the new model, beside the others")
-    for one in (one_image, one_model, again):
-        one.add_argument("--json", action="store_true", help="for programs")
+    lineage_commands.add_commands(add)
     back = add("rollback", rollback, "let the champion before, or another earlier one, serve again")
     back.add_argument("dataset")
     back.add_argument("--to", metavar="VERSION", help="default: the champion before this one")
