@@ -13,6 +13,7 @@ from sightline.tables import Table, literal
 
 SHOWN = 5  # ids of an ambiguous prefix
 LEAST_PREFIX = 4
+Slice = tuple[int, str | None]  # a version of a table, and a partition of it
 
 TRAINED, VALIDATED, TESTED = "trained on it", "validated with it", "was tested with it"
 UNKNOWN = "nobody can tell: the versions of the tables that it was made of are gone"
@@ -161,21 +162,28 @@ def _lessons(catalog: Catalog, image_id: str, split: dict[str, Any]) -> list[Les
     however many versions have it."""
     found = [models.read_model(catalog, version) for version in models.list_versions(catalog)]
     described = [model for model in found if model]
-    images = _holders(catalog.images, image_id, [one["tables"]["images"] for one in described])
-    features = _holders(
-        catalog.features, image_id, [one["tables"]["features"] for one in described]
-    )
+    heads = [model for model in described if model["kind"] == models.HEAD]
+    images = _holders(catalog.images, image_id, {_images_of(model) for model in described})
+    features = _holders(catalog.features, image_id, {_features_of(model) for model in heads})
     lessons = []
     for model in described:
-        row = images[model["tables"]["images"]]
+        row = images[_images_of(model)]
         is_head = model["kind"] == models.HEAD
-        if row is None or (is_head and features[model["tables"]["features"]] is None):
+        embedding = features[_features_of(model)] if is_head else row
+        if row is None or embedding is None:
             lessons.append(_lesson(model, UNKNOWN, None))
-            continue
-        is_seen = bool(row and (features[model["tables"]["features"]] or not is_head))
-        if is_seen and row["label"] is not None and (role := _role(catalog, model, split)):
+        elif row.get("label") and embedding and (role := _role(catalog, model, split)):
             lessons.append(_lesson(model, role, row["label"]))
     return lessons
+
+
+def _images_of(model: dict[str, Any]) -> Slice:
+    return model["tables"]["images"], None
+
+
+def _features_of(model: dict[str, Any]) -> Slice:
+    """The features that a head reads."""
+    return model["tables"]["features"], model["backbone_id"]
 
 
 def _lesson(model: dict[str, Any], role: str, label: str | None) -> Lesson:
@@ -202,31 +210,30 @@ def _held_out_share(catalog: Catalog, model: dict[str, Any]) -> float:
     return 0.0 if has_val else float(model["spec"]["fine_tune"]["validation_share"])
 
 
-def _holders(table: Table, image_id: str, versions: list[int]) -> dict[int, dict[str, Any] | None]:
-    """By version, the image's row (empty where it has none), or None where the version is gone."""
-    files = {version: _files_of(table, version) for version in set(versions)}
+def _holders(table: Table, image_id: str, slices: set[Slice]) -> dict[Slice, dict[str, Any] | None]:
+    """By slice, the image's row (empty where it has none), or None where the version is gone."""
+    files = {one: _files_of(table, *one) for one in slices}
     every = set[str]().union(*(urls for urls in files.values() if urls))
-    rows = {url: row for url in sorted(every) if (row := _row_in(table, url, image_id))}
-    found: dict[int, dict[str, Any] | None] = {}
-    for version, urls in files.items():
+    present = {url for url in every if storage.exists(url)}
+    rows = {url: row for url in sorted(present) if (row := _row_in(table, url, image_id))}
+    found: dict[Slice, dict[str, Any] | None] = {}
+    for one, urls in files.items():
         holding = [row for url, row in rows.items() if url in (urls or ())]
-        is_gone = urls is None or (not holding and not all(map(storage.exists, urls)))
-        found[version] = None if is_gone else (holding or [{}])[0]
+        is_gone = urls is None or (not holding and not urls <= present)
+        found[one] = None if is_gone else (holding or [{}])[0]
     return found
 
 
-def _files_of(table: Table, version: int) -> set[str] | None:
-    """The files of a version, or None where its log is gone."""
+def _files_of(table: Table, version: int, partition: str | None) -> set[str] | None:
+    """The files of a slice, or None where the log of its version is gone."""
     try:
-        return set(tables.file_urls(table, version))
+        return set(tables.file_urls(table, version, partition))
     except StorageError:
         return None
 
 
 def _row_in(table: Table, url: str, image_id: str) -> dict[str, Any] | None:
     """The id, and the label where the table has one, of an image in a file; None where it is not there."""
-    if not storage.exists(url):
-        return None
     columns = [name for name in ("image_id", "label") if name in table.schema.names]
     wanted = ds.field("image_id") == image_id
     held = tables.dataset_of([url], table.schema).to_table(columns=columns, filter=wanted)
