@@ -16,7 +16,7 @@ from sightline import column_lineage, ledger, provenance, schemas
 from sightline.catalog import Catalog
 from sightline.errors import CheckFailed
 from sightline.ledger import TaskRun
-from sightline.lineage import datasets, failed_record, name_of, source_code
+from sightline.lineage import datasets, ended_record, failed_record, name_of, source_code
 from sightline.source_config import origin_of
 from tests.conftest import catalog_of, made_up_image_row, make_task, store_rows, write_dataset
 from tests.openlineage_spec import check_events, problems
@@ -201,6 +201,17 @@ def test_a_failure_tells_what_was_read_and_found(catalog: Catalog) -> None:
     assert (assertion["success"], assertion["actual"]) == (False, "0 of 2 rows")
     with ledger.recording(catalog, task):  # the next try begins
         assert ledger.read_failure(catalog, task) is None
+
+
+def test_a_task_with_nothing_to_do_has_looked_at_its_tables(catalog: Catalog) -> None:
+    task, _ = make_task("featurize")
+    with ledger.recording(catalog, task):
+        pass
+    record = ended_record(catalog, task)
+    assert record is not None
+    event = serialised(record)
+    assert [Path(one["name"]).name for one in event["inputs"]] == ["images"]
+    assert event["outputs"] == []
 
 
 def test_a_killed_task_tells_the_tables_that_it_works_on(catalog: Catalog) -> None:

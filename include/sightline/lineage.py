@@ -59,6 +59,15 @@ def datasets(
     return inputs, outputs
 
 
+def ended_record(catalog: Catalog, task: ledger.TaskRun) -> dict[str, Any] | None:
+    """What a task has noted; one that had nothing to do has looked at its tables all the same."""
+    noted = ledger.read_record(catalog, task)
+    if noted is None or noted["inputs"] or noted["outputs"]:
+        return noted
+    reads, _ = column_lineage.tables_of(task.task)
+    return {**noted, "inputs": _present(catalog, reads, [])}
+
+
 def failed_record(catalog: Catalog, task: ledger.TaskRun) -> dict[str, Any]:
     """What a failed task had noted, and the tables that it is known to work on as they are now: a killed
     one has noted nothing, but what it had committed stays."""

@@ -162,9 +162,9 @@ class TableLineage:
 
     def get_openlineage_facets_on_complete(self, task_instance: Any) -> Any:
         """When the task has ended well."""
-        from sightline import ledger
+        from sightline import lineage
 
-        return self._tell(ledger.read_record(*self._task(task_instance)))
+        return self._tell(lineage.ended_record(*self._task(task_instance)))
 
     def get_openlineage_facets_on_failure(self, task_instance: Any) -> Any:
         """When a try of the task has failed."""
