@@ -5,6 +5,8 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import IO, Any
 
+from deltalake import DeltaTable
+
 from sightline import lookup, models, status, tables
 from sightline.catalog import Catalog
 from sightline.errors import ConfigError, StorageError, TrainingError
@@ -88,10 +90,11 @@ def write_images(catalog: Catalog, version: str | None, stream: IO[str]) -> int:
     StorageError where the table versions are gone.
     """
     model = find_model(catalog, version)
+    opened = _open_versions(catalog, model)
     lines = csv.writer(stream, lineterminator="\n")
     lines.writerow(COLUMNS)
     written = 0
-    for rows in _images(catalog, model):
+    for rows in _query(catalog, model, opened, _every_image()):
         lines.writerows([[defuse(row[name] or "") for name in COLUMNS] for row in rows])
         written += len(rows)
     return written
@@ -112,13 +115,13 @@ def find_model(catalog: Catalog, version: str | None) -> dict[str, Any]:
     raise ConfigError(f"Dataset {catalog.dataset} has no model {version!r}. Known: {known}.")
 
 
-def _images(catalog: Catalog, model: dict[str, Any]) -> Iterator[list[dict[str, Any]]]:
+def _every_image() -> str:
     own = {
         "image_id": "i.image_id", "uri": "i.uri", "label": "i.label", "partition": "i.partition",
         "split": "s.split", "group_id": "s.group_id",
     }  # fmt: skip
     columns = ", ".join(f'{own.get(name, f"m.{name}")} AS "{name}"' for name in COLUMNS)
-    yield from _query(catalog, model, f"SELECT {columns} {OF_MODEL} ORDER BY i.image_id")
+    return f"SELECT {columns} {OF_MODEL} ORDER BY i.image_id"
 
 
 def _classes(catalog: Catalog, model: dict[str, Any]) -> dict[str, dict[str, int]] | None:
@@ -127,43 +130,40 @@ def _classes(catalog: Catalog, model: dict[str, Any]) -> dict[str, dict[str, int
         SELECT s.split, i.label, count(*) AS images {OF_MODEL}
         GROUP BY s.split, i.label ORDER BY s.split, i.label
     """
-    counts: dict[str, dict[str, int]] = {}
     try:
-        for rows in _query(catalog, model, statement):
-            for row in rows:
-                counts.setdefault(row["split"], {})[row["label"]] = row["images"]
+        opened = _open_versions(catalog, model)
     except StorageError:
         return None
+    counts: dict[str, dict[str, int]] = {}
+    for rows in _query(catalog, model, opened, statement):
+        for row in rows:
+            counts.setdefault(row["split"], {})[row["label"]] = row["images"]
     return counts
 
 
+def _open_versions(catalog: Catalog, model: dict[str, Any]) -> dict[str, DeltaTable]:
+    """The tables that it was made of, as they were then; StorageError where they are gone."""
+    names = ["images", "splits", *(["features"] if model["kind"] == models.HEAD else [])]
+    versions = {name: model["tables"][name] for name in names}
+    if not all(lookup.is_whole(getattr(catalog, name), versions[name]) for name in names):
+        raise StorageError(
+            f"The images of model {model['version']} of {catalog.dataset} cannot be listed: the table "
+            "versions that it was made of are no longer whole, as their old files were vacuumed or taken "
+            "down."
+        )
+    opened = {name: tables.open_table(getattr(catalog, name), versions[name]) for name in names}
+    return {name: table for name, table in opened.items() if table is not None}
+
+
 def _query(
-    catalog: Catalog, model: dict[str, Any], statement: str
+    catalog: Catalog, model: dict[str, Any], opened: dict[str, DeltaTable], statement: str
 ) -> Iterator[list[dict[str, Any]]]:
-    """Rows of a statement over the versions that the model was made of, batch by batch."""
-    versions = dict(model["tables"])
+    """Rows of a statement over these tables, batch by batch."""
     features = ""
     if model["kind"] == models.HEAD:
         backbone = tables.literal(model["backbone_id"])
         features = f"JOIN features f ON f.image_id = i.image_id AND f.backbone_id = {backbone}"
-    else:
-        del versions["features"]
-    gone = StorageError(
-        f"The images of model {model['version']} of {catalog.dataset} cannot be listed: the table versions "
-        "that it was made of are no longer whole, as their old files were vacuumed or taken down."
-    )
-    try:
-        opened = {
-            name: tables.open_table(getattr(catalog, name), version)
-            for name, version in versions.items()
-        }
-    except StorageError as error:
-        raise gone from error
-    known = {name: table for name, table in opened.items() if table is not None}
-    for name in known:
-        if not lookup.is_whole(getattr(catalog, name), versions[name]):
-            raise gone
-    with tables.stream_query(manifest=catalog.manifest, **known) as sql:
+    with tables.stream_query(manifest=catalog.manifest, **opened) as sql:
         for batch in sql(statement.format(features=features)):
             if batch.num_rows:
                 yield batch.to_pylist()
