@@ -33,7 +33,7 @@ pytestmark = pytest.mark.usefixtures("own_signals")
 DATASET = """
 source: {type: folder, path: photos}
 train: {folds: 2}
-fine_tune: {validation_share: 0.5}
+fine_tune: {validation_share: 0.4}
 """
 LABELS = ["bus", "car", "bus", None, "car", "=cmd()"]
 SPLITS = ["train", "train", "test", "train", "test", "train"]
@@ -121,7 +121,7 @@ def test_an_image_is_followed_from_its_page_to_its_models(catalog: Catalog, plan
     assert trace.split is not None
     assert (trace.split["split"], trace.split["group_images"]) == ("train", 1)
     assert trace.features == ["made-up"]
-    network = VALIDATED if is_held_out(image_id(0), 0.5) else TRAINED
+    network = VALIDATED if is_held_out(image_id(0), 0.4) else TRAINED
     lessons = [(one.version, one.kind, one.role, one.label) for one in trace.models]
     assert lessons == [
         (plan.version, models.HEAD, TRAINED, "bus"),
