@@ -31,7 +31,7 @@ pytestmark = pytest.mark.usefixtures("own_signals")
 
 DATASET = """
 source: {type: folder, path: photos}
-reduce: {components: 3}
+reduce: null
 train: {penalties: [0.003], folds: 2, max_iterations: 10}
 """
 NETWORK = """
@@ -169,6 +169,16 @@ def test_a_search_is_not_searched_again(own_places: Path) -> None:
     again = remaking.spec_of({**model, "fine_tuning": tuning}).fine_tune
     assert again is not None
     assert (again.search, again.learning_rate, again.precision) == (None, 0.04, "bf16")
+
+
+@pytest.mark.slow
+def test_a_head_on_components_is_made_again(spark: "SparkSession", own_places: Path) -> None:
+    text = DATASET.replace("reduce: null", "reduce: {components: 3}")
+    spec = write_dataset(own_places, "photos", text)
+    catalog = catalog_of(spec)
+    made = remaking.remake(catalog, trained(spark, spec, catalog).version)
+    assert made.is_same
+    assert not storage.exists(catalog.remake(made.version).root)
 
 
 @pytest.mark.slow
