@@ -11,7 +11,8 @@ from airflow.sdk import DAG, Param, chain
 
 from sightline import stages
 from sightline.config import dataset_files
-from sightline.orchestration import RETRIES, StageOperator, wait_for_runs
+from sightline.operators import StageOperator
+from sightline.orchestration import RETRIES, wait_for_runs
 
 NAMES = [path.stem for path in dataset_files()]
 ONE = ["null", "string"]

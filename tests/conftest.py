@@ -19,7 +19,7 @@ import pytest
 from hypothesis import settings
 from PIL import Image
 
-from sightline import images, tables
+from sightline import cli, images, tables
 from sightline.catalog import Catalog, open_catalog
 from sightline.config import DatasetSpec, read_dataset
 from sightline.ledger import Record, TaskRun
@@ -47,6 +47,15 @@ def own_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("SIGHTLINE_STATE", str(tmp_path / "state"))
     monkeypatch.setenv("SIGHTLINE_DATASETS", str(tmp_path / "datasets"))
     return tmp_path
+
+
+@pytest.fixture
+def own_signals() -> Iterator[None]:
+    """The command takes over the signals; give them back."""
+    held = {number: signal.getsignal(number) for number in cli.STOP_SIGNALS}
+    yield
+    for number, handler in held.items():
+        signal.signal(number, handler)
 
 
 @pytest.fixture(scope="session")

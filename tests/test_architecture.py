@@ -12,8 +12,9 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 FOUNDATIONS = {
     "errors", "settings", "config", "backbone_names", "storage", "schemas", "tables", "catalog",
     "images", "progress", "spark", "source_config", "fine_tune_config", "batches", "classifiers",
-    "lookup", "parquet", "hashing", "spark_workers", "schema_evolution", "quality_config", "view_hashes",
-    "image_properties", "labels_config", "licence_config", "spreadsheets", "delta", "removals",
+    "lookup", "provenance", "column_lineage", "held_out", "parquet", "hashing", "spark_workers",
+    "schema_evolution", "quality_config", "view_hashes", "image_properties", "labels_config",
+    "licence_config", "spreadsheets", "delta", "removals",
 }  # fmt: skip
 MIDDLE = {
     "sources", "backbones", "models", "ledger", "rejection", "principal_components", "embeddings",

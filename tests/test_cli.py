@@ -2,7 +2,6 @@
 
 import json
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -10,16 +9,9 @@ import pytest
 from sightline import cli, models
 from sightline.catalog import open_catalog
 
+pytestmark = pytest.mark.usefixtures("own_signals")
+
 DIGITS = "source: {type: digits}\nbackbone: {name: resnet18, weights: random, image_size: 64}\n"
-
-
-@pytest.fixture(autouse=True)
-def own_signals() -> Iterator[None]:
-    """The command takes over the signals; give them back."""
-    held = {number: signal.getsignal(number) for number in cli.STOP_SIGNALS}
-    yield
-    for number, handler in held.items():
-        signal.signal(number, handler)
 
 
 def write(places: Path, text: str) -> None:

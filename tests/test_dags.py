@@ -55,6 +55,8 @@ dags = {{
         "schedule": encode_timetable(dag.timetable),
         "partitions": [getattr(task, "env_vars", None) for task in dag.tasks],
         "tags": sorted(dag.tags),
+        "code": {{task.task_id: task.code for task in dag.tasks if hasattr(task, "code")}},
+        "owners": {{task.task_id: task.owner for task in dag.tasks}},
     }}
     for dag in bag.dags.values()
 }}
@@ -104,6 +106,10 @@ def test_the_shipped_datasets_become_three_dags_each(
         task for task, pool in {**ingest["pools"], **train["pools"]}.items() if "spark" in pool
     }
     assert on_spark == {"fetch_images", "featurize", "reduce", "train"}
+    code = {**ingest["code"], **train["code"]}
+    assert set(code) == {*INGEST, *TRAIN} - {"wait_for_ingests"}
+    assert all((HOME / path).exists() for path in code.values())
+    assert code["featurize"] == "spark_jobs/featurize.py"
 
 
 def test_sixty_dataset_files_parse_without_heavy_packages(own_places: Path) -> None:
@@ -116,9 +122,12 @@ def test_sixty_dataset_files_parse_without_heavy_packages(own_places: Path) -> N
 
 
 def test_a_broken_dataset_file_harms_no_other_dataset(own_places: Path) -> None:
-    (own_places / "datasets" / "good.yaml").write_text("source: {type: digits}\n")
+    (own_places / "datasets" / "good.yaml").write_text(
+        "owner: team:vision\nsource: {type: digits}\n"
+    )
     (own_places / "datasets" / "bad.yaml").write_text("source: {type: digits}\nbackbon: {}\n")
     parsed = parse(own_places)
+    assert set(parsed["dags"]["ingest_good"]["owners"].values()) == {"team:vision"}
     assert parsed["errors"] == {}
     assert set(parsed["dags"]) == {
         "ingest_good",

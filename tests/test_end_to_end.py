@@ -15,6 +15,7 @@ import pytest
 from sightline import ledger, tables
 from sightline.catalog import Catalog, open_catalog
 from tests.conftest import SIGHTLINE, run_sightline, write_photos
+from tests.openlineage_spec import check_events
 
 pytestmark = pytest.mark.end_to_end
 
@@ -208,6 +209,33 @@ def test_every_task_tells_openlineage_its_tables(finished: Finished, places: Pat
         if output["name"].endswith("/features")
     ]
     assert features[0]["facets"]["version"]["datasetVersion"].isdigit()
-    assert features[0]["outputFacets"]["outputStatistics"]["rowCount"] == 750
+    assert features[0]["facets"]["dataQualityMetrics"]["rowCount"] == 750
     names = [field["name"] for field in features[0]["facets"]["schema"]["fields"]]
     assert names == ["image_id", "backbone_id", "embedding"]
+
+
+def test_every_openlineage_event_is_valid_by_the_published_schemas(
+    finished: Finished, places: Path
+) -> None:
+    counts = check_events(places / "state" / "lineage" / "events.jsonl")
+    ended = {name.rpartition(".")[2] for name, kind in counts if kind == "COMPLETE"}
+    assert {"preflight", "list_images", "validate_images", "train", "gate", "publish"} <= ended
+    failed = {name.rpartition(".")[2] for name, kind in counts if kind == "FAIL"}
+    assert {"fetch_images", "featurize"} <= failed  # each driver was killed once
+    began = sum(count for (_, kind), count in counts.items() if kind == "START")
+    assert began == counts.total() - began  # each try began and ended once
+
+
+def test_findings_columns_and_code_are_told(finished: Finished, places: Path) -> None:
+    lines = (places / "state" / "lineage" / "events.jsonl").read_text().splitlines()
+    events = [json.loads(line) for line in lines]
+    ended = {event["job"]["name"].rpartition(".")[2]: event for event in events
+             if event["eventType"] in ("COMPLETE", "FAIL") and event.get("inputs")}  # fmt: skip
+    checks = ended["validate_images"]["inputs"][0]["inputFacets"]["dataQualityAssertions"]
+    assert all(check["success"] for check in checks["assertions"])
+    assert "predictions" in {Path(one["name"]).name for one in ended["evaluate"]["outputs"]}
+    predictions = next(one for one in ended["evaluate"]["outputs"] if "predictions" in one["name"])
+    made_of = predictions["facets"]["columnLineage"]["fields"]["probabilities"]["inputFields"]
+    assert {Path(one["name"]).name for one in made_of} == {"features", "models"}
+    code = ended["featurize"]["job"]["facets"]["sourceCodeLocation"]
+    assert code["path"].endswith("spark_jobs/featurize.py")

@@ -24,8 +24,9 @@ from sightline.fine_tuning import loop, reading
 from sightline.fine_tuning.checkpoints import Progressed, read_checkpoint
 from sightline.fine_tuning.loop import Job
 from sightline.fine_tuning.reading import Place
-from sightline.fine_tuning.training_set import TrainingSet, build_training_set, is_held_out
+from sightline.fine_tuning.training_set import TrainingSet, build_training_set
 from sightline.fine_tuning.tuned_models import load_tuned
+from sightline.held_out import is_held_out
 from sightline.ledger import Record
 from sightline.models import Plan
 from tests.colours import COLOURS, make_colours

@@ -102,6 +102,8 @@ def airflow_environment(settings: Settings, port: int) -> dict[str, str]:
         "PYSPARK_PYTHON": sys.executable,  # else Spark's workers start the system's python
         "SPARK_LOCAL_IP": HOST,  # else Spark binds the machine's outer address
         "DO_NOT_TRACK": "1",
+        # Else each event tells the checkout's origin as git has it, a login in it included.
+        "OPENLINEAGE__FACETS__SOURCE_CODE_LOCATION__DISABLED": "true",
         "GX_ANALYTICS_ENABLED": "false",
         "HF_HUB_DISABLE_TELEMETRY": "1",
     }

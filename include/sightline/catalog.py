@@ -14,6 +14,7 @@
     staging/            work lists of running jobs
     source/             what a source keeps of what it has downloaded
     take_downs/         take-downs at work, each a list of what has to go; empty otherwise
+    remakes/<version>/  a model made again to be compared, with tables and models of its own
 """
 
 from dataclasses import dataclass
@@ -31,21 +32,22 @@ class Catalog:
 
     dataset: str
     root: str
+    source_root: str | None = None  # of what a training reads; default: root
 
     @property
     def manifest(self) -> Table:
         """Images that the source says exist."""
-        return self._table("manifest", schemas.MANIFEST, "partition")
+        return self._source("manifest", schemas.MANIFEST, "partition")
 
     @property
     def images(self) -> Table:
         """Images that we hold."""
-        return self._table("images", schemas.IMAGES, "partition")
+        return self._source("images", schemas.IMAGES, "partition")
 
     @property
     def rejects(self) -> Table:
         """Images that we could not take, and why."""
-        return self._table("rejects", schemas.REJECTS, "partition")
+        return self._source("rejects", schemas.REJECTS, "partition")
 
     @property
     def issues(self) -> Table:
@@ -55,7 +57,7 @@ class Catalog:
     @property
     def features(self) -> Table:
         """Embeddings."""
-        return self._table("features", schemas.FEATURES, "backbone_id")
+        return self._source("features", schemas.FEATURES, "backbone_id")
 
     @property
     def drift(self) -> Table:
@@ -65,7 +67,7 @@ class Catalog:
     @property
     def splits(self) -> Table:
         """The split of each image, for good."""
-        return self._table("splits", schemas.SPLITS, None)
+        return self._source("splits", schemas.SPLITS, None)
 
     @property
     def suspicious_labels(self) -> Table:
@@ -75,7 +77,7 @@ class Catalog:
     @property
     def exclusions(self) -> Table:
         """Images that the models of a plan leave out, and why."""
-        return self._table("exclusions", schemas.EXCLUSIONS, "model_version")
+        return self._source("exclusions", schemas.EXCLUSIONS, "model_version")
 
     @property
     def reduced(self) -> Table:
@@ -203,6 +205,14 @@ class Catalog:
     def run(self, dag_id: str, run_id: str) -> str:
         """Folder of one run's records; run ids hold characters that paths should not."""
         return storage.join(self.runs, dag_id, storage.safe_name(run_id))
+
+    def remake(self, version: str) -> "Catalog":
+        """Places apart from ours, in which a model is made again of our images, features and splits."""
+        return Catalog(self.dataset, storage.join(self.root, "remakes", version), self.root)
+
+    def _source(self, name: str, schema: pa.Schema, partition_by: str | None) -> Table:
+        root = self.source_root or self.root
+        return Table(name, storage.join(root, name), schema, partition_by)
 
     def _table(self, name: str, schema: pa.Schema, partition_by: str | None) -> Table:
         return Table(name, storage.join(self.root, name), schema, partition_by)

@@ -10,22 +10,20 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import UTC, date, datetime, timedelta
 from functools import partial
 from pathlib import Path
 from types import FrameType
-from typing import Any
-
-from rich.console import Console
 
 from sightline import (
     airflow_environment,
     console,
     dataset_run,
     ledger,
+    lineage_commands,
     local_airflow,
     rights_commands,
     status,
@@ -36,6 +34,7 @@ from sightline.airflow_server import Server, broken_part
 from sightline.airflow_start import migrate_database
 from sightline.backfill import Backfill
 from sightline.catalog import open_catalog
+from sightline.command_output import FAILED, INTERRUPTED, OK, REFUSED, Command, err, out, say
 from sightline.config import DatasetSpec, check_known, dataset_files, load_dataset
 from sightline.connections import from_environment
 from sightline.dataset_run import DatasetRun, Outcome
@@ -43,10 +42,7 @@ from sightline.errors import AirflowUnavailable, ConfigError, SightlineError
 from sightline.settings import Settings, load_settings
 from sightline.sources.access import Access
 
-OK, FAILED, REFUSED, INTERRUPTED = 0, 1, 2, 130  # exit codes
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-out = Console(highlight=False)
-err = Console(highlight=False, stderr=True)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -71,11 +67,6 @@ def main(arguments: list[str] | None = None) -> int:
         say(f"Unexpected {type(error).__name__}: {error}", err)
         say(f"Details: {details} (or run it again with --debug)", err)
         return FAILED
-
-
-def say(text: str, console: Console = out) -> None:
-    """Print a line as it is, unbroken."""
-    console.print(text, markup=False, soft_wrap=True)
 
 
 def run(asked: argparse.Namespace) -> int:
@@ -246,17 +237,6 @@ def prepare(asked: argparse.Namespace) -> int:
     return OK
 
 
-def _telling(command: rights_commands.Command) -> Callable[[argparse.Namespace], int]:
-    """A command that prints the lines of another."""
-
-    def tell(asked: argparse.Namespace) -> int:
-        for line in command(asked):
-            say(line)
-        return OK
-
-    return tell
-
-
 def _run(spec: DatasetSpec, partition: str | None) -> int:
     began = time.monotonic()
     partition = _partition(spec, partition)
@@ -394,7 +374,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--debug", action="store_true", help="show tracebacks")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
 
-    def add(name: str, command: Callable[[argparse.Namespace], int], text: str) -> Any:
+    def add(name: str, command: Command, text: str) -> argparse.ArgumentParser:
         added = commands.add_parser(name, help=text, description=text)
         added.set_defaults(command=command)
         return added
@@ -429,11 +409,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     found.add_argument("--limit", metavar="N", type=_number, default=20, help="images to list")
     found.add_argument("--json", action="store_true", help="for programs")
+    lineage_commands.add_commands(add)
     back = add("rollback", rollback, "let the champion before, or another earlier one, serve again")
     back.add_argument("dataset")
     back.add_argument("--to", metavar="VERSION", help="default: the champion before this one")
     back.add_argument("--reason", metavar="TEXT", default="", help="kept in the history")
-    rights_commands.add_commands(lambda name, command, text: add(name, _telling(command), text))
+    rights_commands.add_commands(add)
     out_there = add(
         "export", export, "write the champion, preprocessing included, for a phone or a server"
     )

@@ -192,6 +192,7 @@ class DatasetSpec(Section):
 
     name: str
     description: str = ""
+    owner: str = Field("sightline", min_length=1)  # who answers for it, such as team:vision
     schedule: str | None = "0 0 * * *"  # when the night's partition is taken, or null
     source: SourceSpec
     fetch: FetchSpec = FetchSpec()

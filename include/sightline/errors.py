@@ -13,6 +13,8 @@ SightlineError
 None of them is mended by trying again at once, so a task that raises one fails without a retry.
 """
 
+from typing import Any
+
 REFUSED = "sightline refused: "  # begins the line in a Spark job's log that tells Airflow so
 
 
@@ -41,7 +43,11 @@ class ResourceError(SightlineError):
 
 
 class CheckFailed(SightlineError):
-    """Data or a model did not meet what is asked of it."""
+    """Data or a model did not meet what is asked of it; `findings` are all results of a validation."""
+
+    def __init__(self, message: str, findings: list[dict[str, Any]] | None = None) -> None:
+        super().__init__(message)
+        self.findings = findings or []
 
 
 class TrainingError(SightlineError):

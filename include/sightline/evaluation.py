@@ -115,8 +115,7 @@ def evaluate(
     TrainingError where a candidate is not trained, or no labelled test image can be predicted.
     """
     candidates = models.candidates(spec, plan)
-    read = {models.HEAD: catalog.features, models.FINE_TUNED: catalog.scores}
-    record.read(*(read[kind] for kind in candidates), catalog.splits)
+    _note_inputs(catalog, record, plan, candidates)
     found = [
         _evaluate(_open(spec, catalog, plan, version), task) for version in candidates.values()
     ]
@@ -125,7 +124,20 @@ def evaluate(
         "accuracy": round(max(metrics.accuracy(tally) for tally in found), 4),
         "unseen": max(tally.rows - tally.with_loss for tally in found),
     }
-    record.wrote(catalog.predictions, catalog.metrics)
+    record.wrote(catalog.predictions, rows=sum(tally.rows for tally in found))
+    record.wrote(catalog.metrics)
+
+
+def _note_inputs(catalog: Catalog, record: Record, plan: Plan, candidates: dict[str, str]) -> None:
+    record.read(catalog.images, version=plan.images_version)
+    record.read(catalog.splits, version=plan.splits_version)
+    record.read(catalog.manifest, catalog.exclusions)
+    for kind, version in candidates.items():
+        if kind == models.HEAD:
+            record.read(catalog.features, version=plan.features_version)
+        else:
+            record.read(catalog.scores)
+        record.read_model(catalog.models, version)
 
 
 def _open(spec: DatasetSpec, catalog: Catalog, plan: Plan, version: str) -> Candidate:
@@ -139,7 +151,7 @@ def _open(spec: DatasetSpec, catalog: Catalog, plan: Plan, version: str) -> Cand
     statement = UNSEEN.format(labelled=_labelled(plan))
     read: dict[str, Any] = {
         "images": images,
-        "splits": catalog.splits,
+        "splits": models.open_splits(catalog, plan),
         "exclusions": catalog.exclusions,
     }
     with tables.query(**read) as sql:
@@ -281,8 +293,13 @@ def _rows(
     statement = ROWS.format(
         labelled=_labelled(plan), split=split, source=source, columns=columns, condition=condition
     )
-    read = {source: table or getattr(catalog, source), "images": images, "splits": catalog.splits}
-    with tables.stream_query(**read, exclusions=catalog.exclusions) as sql:
+    read = {
+        source: table or getattr(catalog, source),
+        "images": images,
+        "splits": models.open_splits(catalog, plan),
+        "exclusions": catalog.exclusions,
+    }
+    with tables.stream_query(**read) as sql:
         yield from (batch for batch in sql(statement) if batch.num_rows)
 
 

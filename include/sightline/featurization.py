@@ -73,7 +73,7 @@ def featurize(
         "backbone_id": backbone_id,
         "dim": backbone.dim,
     }
-    record.wrote(catalog.features)
+    record.wrote(catalog.features, rows=missing)
 
 
 def import_torch() -> None:

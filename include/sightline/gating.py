@@ -78,6 +78,8 @@ def decide(spec: DatasetSpec, catalog: Catalog, record: Record, plan: Plan) -> d
     TrainingError where a candidate has not been evaluated.
     """
     record.read(catalog.predictions)
+    for version in models.candidates(spec, plan).values():
+        record.read_model(catalog.models, version)
     candidates = [
         _evaluated(catalog, version) for version in models.candidates(spec, plan).values()
     ]

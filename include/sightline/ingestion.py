@@ -25,6 +25,7 @@ from sightline.images import Limits, Rejected
 from sightline.ledger import Record, TaskRun
 from sightline.progress import Progress
 from sightline.schemas import IMAGES, MANIFEST, REJECTS, WORK
+from sightline.source_config import origin_of
 from sightline.sources import SOURCES, Access, StreamedSource
 from sightline.sources.fetching import Fetching, fetch_batches, reject_row, to_batch
 from sightline.sources.staging import UriSet, stage_chunks
@@ -46,6 +47,7 @@ def list_images(spec: DatasetSpec, access: Access, task: TaskRun, record: Record
 
     SourceError where the whole dataset lists nothing; a night without new images is no error.
     """
+    record.read_from(storage.located(origin_of(spec.source)))
     catalog, manifest = access.catalog, access.catalog.manifest
     laid = tombstones.read(catalog)
     held = tables.claim(manifest, task.writer)
@@ -77,7 +79,7 @@ def list_images(spec: DatasetSpec, access: Access, task: TaskRun, record: Record
     told = {"taken_down": taken_down, "withdrawn": withdrawn}
     record.counts = {"listed": listed.total(), "classes": len(listed), **access.metrics}
     record.counts |= {name: count for name, count in told.items() if count}
-    record.wrote(manifest)
+    record.wrote(manifest, rows=listed.total())
 
 
 def _unlisted(
@@ -104,7 +106,8 @@ def fetch_images(
     the images of older partitions that were rejected for what may have passed by now.
     """
     spark.start_workers(session)  # they import while the driver looks for what is missing
-    record.read(catalog.manifest)
+    record.read_from(storage.located(origin_of(spec.source)))
+    record.read(catalog.manifest, catalog.tombstones)
     counts = Fetch(session, spec, catalog, task, task.partition).run()
     for partition in rejection.due_partitions(catalog, spec.fetch, task.partition, spec.licences):
         again = Fetch(session, spec, catalog, task, partition).run()
@@ -114,7 +117,8 @@ def fetch_images(
     rejection.drop_those_held(catalog, task)
     del counts["tried"]
     record.counts = dict(counts)
-    record.wrote(catalog.images, catalog.rejects)
+    record.wrote(catalog.images, rows=counts["images"] + counts["taken_again"])
+    record.wrote(catalog.rejects, rows=counts["rejects"])
 
 
 def counts_if_done(spec: DatasetSpec, catalog: Catalog, partition: str) -> dict[str, Any] | None:

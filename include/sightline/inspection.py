@@ -47,7 +47,7 @@ def inspect_images(spec: DatasetSpec, catalog: Catalog, task: TaskRun, record: R
     images = tables.count_rows(catalog.images, partition=task.partition)
     record.counts = {"images": images, "issues": counted.total(), **counted}
     record.counts["exact_duplicate"] = _count_copies(catalog, task.partition)
-    record.wrote(catalog.issues)
+    record.wrote(catalog.issues, rows=record.counts["issues"])
 
 
 def _issues(spec: DatasetSpec, catalog: Catalog, partition: str) -> Iterator[pa.RecordBatch]:

@@ -46,7 +46,7 @@ def _blurry(batch: pa.RecordBatch) -> Array:
     """Sharpness; a picture of few grey levels, such as a thing on a plain ground, has few edges by right."""
     sharp = 1 - np.exp(-0.01 * np.sqrt(_column(batch, "laplacian_variance")))
     plain = 1 - np.exp(-0.01 * _column(batch, "histogram_deviation"))
-    return np.minimum(1, sharp + np.where(plain <= 0.18, 0, plain))
+    return np.asarray(np.minimum(1, sharp + np.where(plain <= 0.18, 0, plain)))
 
 
 def _low_information(batch: pa.RecordBatch) -> Array:

@@ -1,20 +1,23 @@
 """What each task of each run read, wrote, counted and took: a small JSON record a task.
 
 The report's timings, `sightline status` and the lineage events are made from these records. A retry
-writes its task's record again.
+writes its task's record again. A try that fails leaves what it had noted apart, for the lineage alone.
 """
 
 import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.compute as pc
+
 from sightline import storage, tables
 from sightline.catalog import Catalog
-from sightline.errors import TrainingError
+from sightline.errors import SightlineError, TrainingError
 from sightline.tables import Table, Writer
 
 
@@ -46,25 +49,47 @@ class Record:
     counts: dict[str, Any] = field(default_factory=dict)
     inputs: list[dict[str, Any]] = field(default_factory=list)
     outputs: list[dict[str, Any]] = field(default_factory=list)
+    findings: list[dict[str, Any]] = field(default_factory=list)  # what a validation has found
 
-    def read(self, *read: Table) -> None:
-        """Note tables as inputs, at their present version."""
-        self.inputs += [describe(table) for table in read]
+    def read(self, *read: Table, version: int | None = None) -> None:
+        """Note tables as inputs, at a version (default: the present one)."""
+        self.inputs += [describe(table, version) for table in read]
 
-    def wrote(self, *written: Table) -> None:
-        """Note tables as outputs, at their present version."""
-        self.outputs += [describe(table) for table in written]
+    def wrote(self, *written: Table, rows: int | None = None) -> None:
+        """Note tables as outputs, at their present version; `rows` are those that this task wrote."""
+        self.outputs += [{**describe(table), "written_rows": rows} for table in written]
+
+    def read_from(self, url: str) -> None:
+        """Note where a source's images come from."""
+        columns = [["listing", "text"], ["content", "binary"]]
+        self.inputs.append({"name": "source", "url": url, "columns": columns, "version": None})
+
+    def read_model(self, url: str, version: str) -> None:
+        """Note a model as an input; the url is that of all models, or of the champion."""
+        self.inputs.append(describe_model(url, version))
+
+    def wrote_model(self, url: str, version: str) -> None:
+        """Note a model as an output."""
+        self.outputs.append(describe_model(url, version))
 
 
-def describe(table: Table) -> dict[str, Any]:
-    """A table as the records name it: name, url, version, rows and columns."""
-    return {
-        "name": table.name,
-        "url": table.url,
-        "version": tables.current_version(table),
-        "rows": tables.count_rows(table),
-        "columns": [[column.name, str(column.type)] for column in table.schema],
-    }
+def describe(table: Table, version: int | None = None) -> dict[str, Any]:
+    """A table as the records name it: name, url, version, columns and size."""
+    columns = [[column.name, str(column.type)] for column in table.schema]
+    named = {"name": table.name, "url": table.url, "columns": columns}
+    opened = tables.open_table(table, version)
+    if opened is None:
+        return {**named, "version": None, "rows": 0, "bytes": 0, "files": 0}
+    files = pa.table(opened.get_add_actions(flatten=True))  # of the log; no data file is read
+    rows, size_bytes = (pc.sum(files[name]).as_py() or 0 for name in ("num_records", "size_bytes"))
+    size = {"rows": int(rows), "bytes": int(size_bytes), "files": len(files)}
+    return {**named, "version": opened.version(), **size}
+
+
+def describe_model(url: str, version: str) -> dict[str, Any]:
+    """A model as the records name it."""
+    columns = [["weights", "safetensors"], ["description", "json"]]
+    return {"name": "models", "url": url, "columns": columns, "version": version}
 
 
 @contextmanager
@@ -73,9 +98,28 @@ def recording(catalog: Catalog, task: TaskRun) -> Iterator[Record]:
     started = time.monotonic()
     now = datetime.now(UTC).isoformat(timespec="seconds")
     record = Record(task.task, task.dag_id, task.run_id, task.partition, now)
-    yield record
+    storage.remove_tree(failure_url(catalog, task))  # of an earlier try
+    try:
+        yield record
+    except Exception as error:
+        record.findings = getattr(error, "findings", [])
+        with suppress(SightlineError, OSError):  # what failed comes first
+            storage.write_json(failure_url(catalog, task), asdict(record))
+        raise
     record.seconds = round(time.monotonic() - started, 2)
     storage.write_json(record_url(catalog, task), asdict(record))
+
+
+def failure_url(catalog: Catalog, task: TaskRun) -> str:
+    """Where lies what a task had noted when its last try failed; a killed one leaves nothing."""
+    folder = catalog.run(task.dag_id, task.run_id)
+    return storage.join(folder, "failed", f"{task.task}.json")
+
+
+def read_failure(catalog: Catalog, task: TaskRun) -> dict[str, Any] | None:
+    """What a task had noted when its last try failed, or None."""
+    record: dict[str, Any] | None = storage.read_json(failure_url(catalog, task))
+    return record
 
 
 def record_url(catalog: Catalog, task: TaskRun) -> str:

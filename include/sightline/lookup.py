@@ -3,7 +3,8 @@
 import pyarrow as pa
 import pyarrow.dataset as ds
 
-from sightline import parquet, tables
+from sightline import parquet, storage, tables
+from sightline.errors import StorageError
 from sightline.tables import Table
 
 
@@ -14,12 +15,24 @@ def read_file(url: str, columns: list[str]) -> pa.Table:
 
 
 def rows_of(
-    table: Table, column: str, values: list[str], columns: list[str] | None = None
+    table: Table,
+    column: str,
+    values: list[str],
+    columns: list[str] | None = None,
+    version: int | None = None,
 ) -> pa.Table:
-    """The rows whose value in a column is among these; all columns, or some."""
-    files = tables.file_urls(table)
+    """The rows of a version whose value in a column is among these; by default all columns of the newest."""
+    files = tables.file_urls(table, version)
     if not files or not values:
         empty = table.schema.empty_table()
         return empty if columns is None else empty.select(columns)
     wanted = ds.field(column).isin(pa.array(values))
     return tables.dataset_of(files, table.schema).to_table(columns=columns, filter=wanted)
+
+
+def is_whole(table: Table, version: int | None) -> bool:
+    """Whether a version has all its files; those that no newer version has may be vacuumed."""
+    try:
+        return all(storage.exists(url) for url in tables.file_urls(table, version))
+    except StorageError:  # the log of that version is gone, too
+        return False

@@ -8,22 +8,25 @@ a fine-tuned network; each is a version of its own. The gate's decision on them 
 import hashlib
 import json
 from collections.abc import Collection
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
+from deltalake import DeltaTable
 from safetensors.numpy import load, save
 
-from sightline import __version__, exclusions, storage, tables
+from sightline import __version__, exclusions, provenance, storage, tables
 from sightline.catalog import Catalog
 from sightline.classifiers import Classifier, Pca, arrays_of, pack, unpack
 from sightline.config import DatasetSpec
 from sightline.conflicts import dropped_images
 from sightline.errors import TrainingError
+from sightline.tables import Table
 
 HEAD = "head"  # model.json's kind of a classifier on features
 FINE_TUNED = "fine_tuned"  # and of a network trained on the images
+TUNED = "-tuned"  # ends the version of a network, after its plan's
 PUBLISHED, ROLLED_BACK = "published", "rolled back"  # how a model became the champion
 
 
@@ -36,6 +39,7 @@ class Plan:
     images_version: int
     features_version: int
     fingerprint: str
+    splits_version: int | None = None  # None until the split is made: then the newest counts
 
 
 def make_plan(spec: DatasetSpec, catalog: Catalog, backbone_id: str) -> Plan:
@@ -54,12 +58,14 @@ def make_plan(spec: DatasetSpec, catalog: Catalog, backbone_id: str) -> Plan:
 def candidates(spec: DatasetSpec, plan: Plan) -> dict[str, str]:
     """The versions of the models that a plan trains, by their kind."""
     versions = {HEAD: plan.version} if spec.train else {}
-    return {**versions, FINE_TUNED: f"{plan.version}-tuned"} if spec.fine_tune else versions
+    return {**versions, FINE_TUNED: f"{plan.version}{TUNED}"} if spec.fine_tune else versions
 
 
-def describe(spec: DatasetSpec, catalog: Catalog, plan: Plan, kind: str) -> dict[str, Any]:
-    """What the model.json of a candidate says whatever its kind; it is created now, and the list of what
-    it leaves out is written beside it."""
+def describe(
+    spec: DatasetSpec, catalog: Catalog, plan: Plan, kind: str, java: str
+) -> dict[str, Any]:
+    """What the model.json of a candidate says whatever its kind. It is created now, by this process and a
+    JVM of that version; the list of what it leaves out is written beside it."""
     version = candidates(spec, plan)[kind]
     return {
         "version": version,
@@ -72,8 +78,9 @@ def describe(spec: DatasetSpec, catalog: Catalog, plan: Plan, kind: str) -> dict
         "tables": {
             "images": plan.images_version,
             "features": plan.features_version,
-            "splits": tables.current_version(catalog.splits),
+            "splits": splits_version(catalog, plan),
         },
+        **provenance.made_by(java),
         "excluded": exclusions.list_beside(catalog, plan.version, version),
         "metrics": {},  # `evaluate` fills them in
     }
@@ -91,6 +98,23 @@ def refuse_too_few_classes(spec: DatasetSpec, labels: Collection[str]) -> None:
 def write_plan(catalog: Catalog, plan: Plan) -> None:
     """Keep a plan for the tasks that follow it."""
     storage.write_json(_url(catalog, plan.version, "plan.json"), asdict(plan))
+
+
+def fix_splits(catalog: Catalog, plan: Plan) -> None:
+    """Fix the splits of a plan, once its images have theirs, at their present version."""
+    write_plan(catalog, replace(plan, splits_version=tables.current_version(catalog.splits)))
+
+
+def splits_version(catalog: Catalog, plan: Plan) -> int | None:
+    """The version of the splits that a plan works from."""
+    if plan.splits_version is not None:
+        return plan.splits_version
+    return tables.current_version(catalog.splits)
+
+
+def open_splits(catalog: Catalog, plan: Plan) -> Table | DeltaTable:
+    """The splits that a plan works from, to be queried."""
+    return tables.open_table(catalog.splits, plan.splits_version) or catalog.splits
 
 
 def read_plan(catalog: Catalog, version: str) -> Plan:

@@ -6,7 +6,7 @@ import logging
 import re
 from collections.abc import Callable
 from datetime import timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from airflow.providers.apache.spark.operators.spark_submit import SparkSubmitOperator
 from airflow.providers.standard.operators.hitl import ApprovalOperator
@@ -19,6 +19,10 @@ from sightline.errors import REFUSED, SightlineError
 from sightline.settings import load_settings
 from sightline.work import WHOLE, Work, current_task
 
+if TYPE_CHECKING:
+    from sightline.catalog import Catalog
+    from sightline.ledger import TaskRun
+
 log = logging.getLogger(__name__)
 
 SPARK_POOL = "sightline_spark"  # one slot a machine: two Spark drivers would fight for its cores
@@ -26,28 +30,55 @@ FLICKR_POOL = "sightline_flickr"  # one slot: one key's queries an hour are coun
 
 
 class TableLineage:
-    """Tells OpenLineage which tables a task read and wrote, from the task's record."""
+    """Tells OpenLineage which tables a task read and wrote, from the task's record, and where its code is.
+
+    Airflow's OpenLineage listener calls it; the parent run, the job's owner and its documentation are told
+    by Airflow itself.
+    """
 
     dataset: str
     task_id: str
+    owner: str
+    code: str  # the file that holds the task, from Sightline's home
+
+    def get_openlineage_facets_on_start(self) -> Any:
+        """When the task begins."""
+        return self._tell(None)
 
     def get_openlineage_facets_on_complete(self, task_instance: Any) -> Any:
-        """Called by Airflow's OpenLineage listener when the task has ended well."""
+        """When the task has ended well."""
+        from sightline import lineage
+
+        return self._tell(lineage.ended_record(*self._task(task_instance)))
+
+    def get_openlineage_facets_on_failure(self, task_instance: Any) -> Any:
+        """When a try of the task has failed."""
+        from sightline import lineage
+
+        return self._tell(lineage.failed_record(*self._task(task_instance)))
+
+    def _task(self, task_instance: Any) -> "tuple[Catalog, TaskRun]":
+        from sightline.catalog import open_catalog
+        from sightline.ledger import TaskRun
+
+        task = TaskRun(task_instance.dag_id, task_instance.run_id, self.task_id, WHOLE)
+        return open_catalog(self.dataset), task
+
+    def _tell(self, record: dict[str, Any] | None) -> Any:
         from airflow.providers.openlineage.extractors import OperatorLineage
 
-        from sightline import ledger, lineage
-        from sightline.catalog import open_catalog
+        from sightline import lineage
 
-        task = ledger.TaskRun(task_instance.dag_id, task_instance.run_id, self.task_id, WHOLE)
-        record = ledger.read_record(open_catalog(self.dataset), task)
-        inputs, outputs = lineage.datasets(record) if record else ([], [])
-        return OperatorLineage(inputs=inputs, outputs=outputs)
+        inputs, outputs = lineage.datasets(record, self.owner) if record else ([], [])
+        code = {"sourceCodeLocation": lineage.source_code(self.code)}
+        return OperatorLineage(inputs=inputs, outputs=outputs, job_facets=code)
 
 
 class StageOperator(TableLineage, PythonOperator):
     """Runs a Python stage, records what it did, and says a refusal in one sentence."""
 
     template_fields = (*PythonOperator.template_fields, "dataset")
+    code = "include/sightline/stages.py"
 
     def __init__(self, *, dataset: str, stage: Callable[[Work], Any], **options: Any) -> None:
         self.dataset = dataset
@@ -90,13 +121,14 @@ class SparkStageOperator(TableLineage, SparkSubmitOperator):
         self, *, dataset: str, partition: str, stage: str, doc_md: str, **options: Any
     ) -> None:
         self.dataset = dataset
+        self.code = f"spark_jobs/{stage}.py"
         self.quick = options.pop("quick", True)
         self.counts_if_done: Callable[[Work], Any] | None = options.pop("counts_if_done", None)
         super().__init__(
             task_id=stage,
             name=f"{stage}_{dataset}",
             doc_md=doc_md,
-            application=str(load_settings().home / "spark_jobs" / f"{stage}.py"),
+            application=str(load_settings().home / self.code),
             application_args=[dataset, *options.pop("more_args", [])],
             env_vars={
                 "SIGHTLINE_DAG_ID": "{{ dag.dag_id }}",

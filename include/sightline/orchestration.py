@@ -50,14 +50,19 @@ def model_asset(dataset: str) -> Asset:
 
 def python_stage(spec: DatasetSpec, stage: Callable[[Work], Any], **options: Any) -> StageOperator:
     """A Python stage as a task named after its function."""
-    return StageOperator(dataset=spec.name, stage=stage, **options)
+    return StageOperator(dataset=spec.name, stage=stage, owner=spec.owner, **options)
 
 
 def spark_stage(spec: DatasetSpec, stage: str, doc: str, **options: Any) -> SparkStageOperator:
     """A job of spark_jobs/ as a task of the same name."""
     partition = partition_template(spec)
     return SparkStageOperator(
-        dataset=spec.name, partition=partition, stage=stage, doc_md=doc, **options
+        dataset=spec.name,
+        partition=partition,
+        stage=stage,
+        doc_md=doc,
+        owner=spec.owner,
+        **options,
     )
 
 

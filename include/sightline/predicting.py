@@ -37,7 +37,9 @@ def predict(catalog: Catalog, task: TaskRun, record: Record, wanted: Wanted) -> 
             f"Model {wanted.version} of {catalog.dataset} is no longer on storage; run "
             f"predict_{catalog.dataset} again."
         )
-    record.read(catalog.images, *_sources(catalog, model))
+    record.read(catalog.images, version=wanted.images_version)
+    record.read(*_sources(catalog, model))
+    record.read_model(catalog.models, wanted.version)
     _refuse_missing(catalog, model, wanted)
     held = tables.claim(catalog.answers, task.writer)
     url = answers_url(catalog, wanted.version)
@@ -51,7 +53,7 @@ def predict(catalog: Catalog, task: TaskRun, record: Record, wanted: Wanted) -> 
     tables.replace_partition(catalog.answers, urls, wanted.version, held)
     rows = tables.count_rows(catalog.answers, partition=wanted.version)
     record.counts = {"rows": rows, "version": wanted.version, "url": url}
-    record.wrote(catalog.answers)
+    record.wrote(catalog.answers, rows=rows)
 
 
 def answers_url(catalog: Catalog, version: str) -> str:

@@ -49,6 +49,8 @@ def publish(catalog: Catalog, record: Record, plan: Plan) -> None:
         one["metrics"]["accuracy"] for one in decision["candidates"] if one["version"] == version
     )
     log.info("champion of %s is now %s, accuracy %s", catalog.dataset, version, accuracy)
+    record.read_model(catalog.models, version)
+    record.wrote_model(catalog.champion, version)
     record.counts = {"accuracy": accuracy, "version": version}
 
 

@@ -44,7 +44,8 @@ def reduce_features(
     plan: Plan,
 ) -> None:
     """Fit the PCA on the train split and project every image's embedding."""
-    record.read(catalog.features, catalog.splits)
+    record.read(catalog.features, version=plan.features_version)
+    record.read(catalog.splits, version=plan.splits_version)
     if spec.reduce is None:
         record.counts = {"components": 0, "skipped": "the dataset file reduces nothing"}
         return
@@ -52,7 +53,7 @@ def reduce_features(
     files = tables.file_urls(catalog.features, plan.features_version, plan.backbone_id)
     shift = first_embedding(files)
     with storage.temporary_folder(catalog.staging, "reduce") as folder:
-        summed = sum_features(_train_rows(session, catalog, files), shift, folder)
+        summed = sum_features(_train_rows(session, catalog, plan, files), shift, folder)
         moments = read_moments(chain(*summed.values()), len(shift))
     if not moments.count:
         raise TrainingError(
@@ -67,12 +68,15 @@ def reduce_features(
         "explained_variance": round(float(pca.explained_variance_ratio.sum()), 4),
         "rows": tables.count_file_rows(urls),
     }
-    record.wrote(catalog.reduced)
+    record.wrote(catalog.reduced, rows=record.counts["rows"])
 
 
-def _train_rows(session: "SparkSession", catalog: Catalog, files: list[str]) -> Selection:
+def _train_rows(
+    session: "SparkSession", catalog: Catalog, plan: Plan, files: list[str]
+) -> Selection:
     """The rows of the train split."""
-    splits = spark.read_files(session, tables.file_urls(catalog.splits), SPLITS)
+    held = tables.file_urls(catalog.splits, plan.splits_version)
+    splits = spark.read_files(session, held, SPLITS)
     return chosen_rows(session, files, splits.where("split = 'train'").select("image_id"))
 
 

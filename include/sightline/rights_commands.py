@@ -1,24 +1,21 @@
-"""The commands about rights and the quarantine: each does its work and returns the lines to show."""
+"""`sightline take-down`, `rejects` and `re-admit`: what may be held, and what could not be."""
 
 import argparse
 import getpass
 import json
-from collections.abc import Callable
-from typing import Any
 
 from sightline import airflow_environment, console, dataset_run, local_airflow, take_down
 from sightline import readmission as quarantine
 from sightline.airflow_client import AirflowClient
 from sightline.catalog import open_catalog
+from sightline.command_output import OK, Add, out, say
 from sightline.config import check_known
 from sightline.errors import AirflowUnavailable
 from sightline.settings import Settings, load_settings
 
-Command = Callable[[argparse.Namespace], list[str]]
 
-
-def add_commands(add: Callable[[str, Command, str], Any]) -> None:
-    """Tell the parser of them."""
+def add_commands(add: Add) -> None:
+    """Add them to the parser of the command."""
     gone = add("take-down", remove_images, "remove images from every table and file, for good")
     gone.add_argument("dataset")
     gone.add_argument("--author", metavar="NAME", help="all of an author, future ones too")
@@ -38,7 +35,7 @@ def add_commands(add: Callable[[str, Command, str], Any]) -> None:
     again.add_argument("--reason", metavar="TEXT", required=True, help="why; kept")
 
 
-def remove_images(asked: argparse.Namespace) -> list[str]:
+def remove_images(asked: argparse.Namespace) -> int:
     """Remove images from every table and file, for good."""
     check_known(asked.dataset)
     wanted = take_down.make_asked(asked.image_id, asked.uri, asked.author, asked.licence)
@@ -46,30 +43,33 @@ def remove_images(asked: argparse.Namespace) -> list[str]:
     with dataset_run.only_run_of(settings, asked.dataset):
         _refuse_while_running(settings, asked.dataset)
         done = take_down.take_down(catalog, wanted, asked.reason, getpass.getuser())
-    return [
-        *(take_down.describe(catalog, request) for request in done),
-        f"'sightline run {asked.dataset}' trains without them.",
-    ]
+    for request in done:
+        say(take_down.describe(catalog, request))
+    say(f"'sightline run {asked.dataset}' trains without them.")
+    return OK
 
 
-def show_rejects(asked: argparse.Namespace) -> list[str]:
+def show_rejects(asked: argparse.Namespace) -> int:
     """What a dataset could not take, and why."""
     check_known(asked.dataset)
     rows = quarantine.list_rejects(open_catalog(asked.dataset), asked.reason, asked.limit)
     if asked.json:
-        return [json.dumps(rows, indent=2, default=str)]
-    if not rows:
-        return [f"Dataset {asked.dataset} has no such rejects."]
-    return console.describe_rejects(rows)
+        out.print_json(json.dumps(rows, default=str))
+    elif rows:
+        say("\n".join(console.describe_rejects(rows)))
+    else:
+        say(f"Dataset {asked.dataset} has no such rejects.")
+    return OK
 
 
-def readmit(asked: argparse.Namespace) -> list[str]:
+def readmit(asked: argparse.Namespace) -> int:
     """Let rejects be tried again."""
     check_known(asked.dataset)
     uris = quarantine.readmit(
         open_catalog(asked.dataset), asked.uri, asked.rejected_for, asked.reason, getpass.getuser()
     )
-    return [f"{len(uris):,} rejects of {asked.dataset} are tried again by the next ingest."]
+    say(f"{len(uris):,} rejects of {asked.dataset} are tried again by the next ingest.")
+    return OK
 
 
 def _refuse_while_running(settings: Settings, dataset: str) -> None:

@@ -161,6 +161,24 @@ SOURCE_SPECS: Mapping[str, type[Source]] = {
 }
 
 
+def origin_of(source: SourceSpec) -> str:
+    """The URL of what a source lists."""
+    match source:
+        case KaggleSource(dataset=None):
+            return f"kaggle://competitions/{source.competition}"
+        case KaggleSource():
+            return f"kaggle://datasets/{source.dataset}"
+        case ArchiveSource():
+            return source.file or source.urls[0]
+        case FlickrSource():
+            return source.api
+        case OpenImagesSource():
+            return source.images
+        case DigitsSource():
+            return "scikit-learn://datasets/digits"
+    return source.path
+
+
 class FetchSpec(Section):
     """How images are asked for over the web."""
 

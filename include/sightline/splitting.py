@@ -73,7 +73,7 @@ def split_images(spec: DatasetSpec, catalog: Catalog, task: TaskRun, record: Rec
     )
     record.counts = {**_count_all(catalog), "new": new.total()}
     record.counts["uneven"] = split_balance.uneven_classes(spec, catalog)
-    record.wrote(catalog.splits)
+    record.wrote(catalog.splits, rows=new.total())
 
 
 def choose_split(dataset: str, group_id: str, shares: SplitSpec) -> str:

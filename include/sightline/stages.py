@@ -13,6 +13,7 @@ from sightline.work import WHOLE, Work
 
 if TYPE_CHECKING:
     from sightline.models import Plan
+    from sightline.validation import Outcome
     from sightline.wanted_images import Wanted
 
 log = logging.getLogger(__name__)
@@ -38,9 +39,9 @@ def validate_manifest(work: Work) -> None:
     miss fails without a retry."""
     from sightline import validation
 
-    outcome = validation.validate_manifest(work.catalog, work.task, work.spec.limits)
-    work.record.counts = {"rows": outcome.rows, "checks": outcome.checks}
     work.record.read(work.catalog.manifest)
+    outcome = validation.validate_manifest(work.catalog, work.task, work.spec.limits)
+    _note(work, outcome)
 
 
 def nothing_to_fetch(work: Work) -> dict[str, Any] | None:
@@ -61,9 +62,9 @@ def validate_images(work: Work) -> None:
     """Checks that every listed image is held or rejected with a reason, within the failure budget."""
     from sightline import validation
 
+    work.record.read(work.catalog.images, work.catalog.rejects, work.catalog.manifest)
     outcome = validation.validate_images(work.catalog, work.task, work.spec.limits)
-    work.record.counts = {"rows": outcome.rows, "checks": outcome.checks}
-    work.record.read(work.catalog.images, work.catalog.rejects)
+    _note(work, outcome)
 
 
 def inspect_images(work: Work) -> None:
@@ -90,6 +91,7 @@ def validate_features(work: Work) -> None:
     from sightline import validation
     from sightline.ledger import last_record
 
+    work.record.read(work.catalog.features, work.catalog.images)
     featurized = last_record(work.catalog, work.task.dag_id, "featurize", work.task.run_id)
     outcome = validation.validate_features(
         work.catalog,
@@ -98,8 +100,7 @@ def validate_features(work: Work) -> None:
         featurized["counts"]["dim"],
         work.spec.limits,
     )
-    work.record.counts = {"rows": outcome.rows, "checks": outcome.checks}
-    work.record.read(work.catalog.features)
+    _note(work, outcome)
     _announce(work, features_asset(work.spec.name))
 
 
@@ -109,6 +110,8 @@ def plan(work: Work) -> str:
     from sightline import models, publishing
 
     new = models.make_plan(work.spec, work.catalog, _backbone_id(work))
+    work.record.read(work.catalog.images, version=new.images_version)
+    work.record.read(work.catalog.features, version=new.features_version)
     reason = publishing.nothing_new(work.spec, work.catalog, new)
     if reason:
         raise AirflowSkipException(reason)
@@ -118,7 +121,7 @@ def plan(work: Work) -> str:
 
 def split(work: Work) -> None:
     """Gives new images their split for good, by near-duplicate group; no image ever moves."""
-    from sightline import splitting
+    from sightline import models, splitting
 
     splitting.split_images(work.spec, work.catalog, work.task, work.record)
     for uneven in work.record.counts["uneven"]:
@@ -126,6 +129,7 @@ def split(work: Work) -> None:
             "class %(label)s: %(tested)d of %(images)d images are tested, %(expected)s were expected; "
             "chance does not explain it", uneven,
         )  # fmt: skip
+    models.fix_splits(work.catalog, _plan(work))
 
 
 def audit_labels(work: Work) -> None:
@@ -164,6 +168,7 @@ def report(work: Work) -> str:
     )
     log.info("report: %s", url)
     work.record.counts = {"url": url}
+    work.record.read(work.catalog.predictions, work.catalog.metrics)
     return url
 
 
@@ -255,6 +260,13 @@ def report_study(work: Work) -> None:
     log.info("scaling study: %s", url)
     work.record.counts = {"url": url}
     work.record.read(work.catalog.scaling)
+
+
+def _note(work: Work, outcome: "Outcome") -> None:
+    """Keep what a validation has found."""
+    work.record.counts = {"rows": outcome.rows, "checks": outcome.checks}
+    work.record.findings = outcome.findings
+    work.record.wrote(work.catalog.check_results, rows=len(outcome.findings))
 
 
 def _announce(work: Work, asset: Any) -> None:

@@ -8,6 +8,7 @@ import tempfile
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any
 
@@ -111,6 +112,13 @@ def _replacing(url: str, target: Path) -> Iterator[Path]:
         with suppress(OSError):  # it may be neither there nor removable
             beside.unlink()
         raise StorageError(f"Cannot write {url}: {error.strerror or error}.") from error
+
+
+def modified_at(url: str) -> datetime:
+    """When a file was written."""
+    fs, path = filesystem(url)
+    modified: datetime = fs.modified(path)
+    return modified.astimezone(UTC)
 
 
 def read_json(url: str) -> Any:

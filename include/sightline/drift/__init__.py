@@ -47,7 +47,7 @@ def measure_drift(
     ]
     urls = tables.write_batches(catalog.drift, [pa.RecordBatch.from_pylist(rows, schema=DRIFT)])
     tables.replace_partition(catalog.drift, urls, task.partition, held)
-    record.wrote(catalog.drift)
+    record.wrote(catalog.drift, rows=len(rows))
     _tell(spec, task.partition, rows, record)
 
 

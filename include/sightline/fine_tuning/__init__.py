@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 from safetensors.torch import save
 
 from sightline import backbones, models, storage, tables, wanted_images
-from sightline import exclusions as exclusions
 from sightline.backbones.inference import has_bf16
 from sightline.catalog import Catalog
 from sightline.config import BackboneSpec, DatasetSpec
@@ -25,6 +24,7 @@ from sightline.fine_tuning.training_set import TrainingSet, build_training_set
 from sightline.fine_tuning.tuned_models import load_tuned, save_tuned
 from sightline.ledger import Record, TaskRun
 from sightline.models import Plan
+from sightline.provenance import java_of
 from sightline.wanted_images import Wanted
 
 if TYPE_CHECKING:
@@ -47,7 +47,9 @@ def fine_tune(
     last whole epoch; it is removed in the end.
     """
     assert spec.fine_tune is not None  # else the DAG has no such task
-    record.read(catalog.images, catalog.splits)
+    record.read(catalog.images, version=plan.images_version)
+    record.read(catalog.splits, version=plan.splits_version)
+    record.read(catalog.exclusions)
     version = models.candidates(spec, plan)[models.FINE_TUNED]
     folder = storage.join(catalog.staging, f"fine-tune-{version}")
     scores = tables.claim(catalog.scores, task.writer)
@@ -65,9 +67,10 @@ def fine_tune(
     assert come is not None  # it was written after each epoch
     best = _best_epoch(job.spec, history)
     tables.replace_partition(catalog.scores, [], version, scores)  # those of other weights
-    model = models.describe(spec, catalog, plan, models.FINE_TUNED)
+    model = models.describe(spec, catalog, plan, models.FINE_TUNED, java_of(session))
     save_tuned(catalog, {**model, **_describe(job, found, history, best)}, come.best)
     storage.remove_tree(folder)
+    record.wrote_model(catalog.models, version)
     record.counts = {
         "rows": job.training_set.train_images,
         "validation_rows": job.training_set.validation_images,
@@ -87,24 +90,27 @@ def score(
     plan: Plan,
 ) -> None:
     """Let the fine-tuned network say of each test image what it shows."""
-    record.read(catalog.images, catalog.splits)
+    record.read(catalog.images, version=plan.images_version)
+    record.read(catalog.splits, version=plan.splits_version)
     model = load_tuned(catalog, models.candidates(spec, plan)[models.FINE_TUNED])
+    record.read_model(catalog.models, model.version)
     counts = scoring.score_images(session, catalog, plan.images_version, model, task.writer)
     record.counts = {**counts, "views": len(views(model.fine_tune.test_time_augmentation))}
-    record.wrote(catalog.scores)
+    record.wrote(catalog.scores, rows=counts["scored"])
 
 
 def score_new(
     session: "SparkSession", catalog: Catalog, task: TaskRun, record: Record, wanted: Wanted
 ) -> None:
     """Let a fine-tuned model score the wanted images that came after its training."""
-    record.read(catalog.images)
+    record.read(catalog.images, version=wanted.images_version)
+    record.read_model(catalog.models, wanted.version)
     model = load_tuned(catalog, wanted.version)
     missing = wanted_images.missing_ids(catalog, {"kind": models.FINE_TUNED}, wanted)
     record.counts = scoring.score_images(
         session, catalog, wanted.images_version, model, task.writer, missing
     )
-    record.wrote(catalog.scores)
+    record.wrote(catalog.scores, rows=record.counts["scored"])
 
 
 def prepare_job(

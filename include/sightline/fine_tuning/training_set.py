@@ -4,7 +4,7 @@ A list names the labelled rows of the train and val splits by their places, so t
 images straight from the table and holds one list at a time.
 """
 
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -17,7 +17,7 @@ from sightline import exclusions, lookup, models, parquet, storage, tables
 from sightline.catalog import Catalog
 from sightline.config import DatasetSpec
 from sightline.errors import TrainingError
-from sightline.hashing import place_of
+from sightline.held_out import is_held_out
 from sightline.models import Plan
 
 LIST = pa.schema(
@@ -67,18 +67,21 @@ def build_training_set(
     assert images is not None  # the plan was made of it
     read: dict[str, Any] = {
         "images": images,
-        "splits": catalog.splits,
+        "splits": models.open_splits(catalog, plan),
         "exclusions": catalog.exclusions,
     }
     with tables.query(**read) as sql:
         found = sql(CLASSES.format(version=tables.literal(plan.version)))
-    excluded = exclusions.read_exclusions(catalog, plan.version)
+        has_val_split = bool(sql("SELECT 1 FROM splits WHERE split = 'val' LIMIT 1").num_rows)
+    splits_of = partial(
+        _splits_of, catalog, plan, exclusions.read_exclusions(catalog, plan.version)
+    )
     labels = found["label"].to_pylist()
     models.refuse_too_few_classes(spec, labels)
-    share = 0.0 if _has_val_split(catalog) else validation_share
+    share = 0.0 if has_val_split else validation_share
     groups, counts = list[RowGroup](), np.zeros((2, len(labels)), dtype=np.int64)
     for number, url in enumerate(tables.file_urls(catalog.images, plan.images_version)):
-        lists = dict(_lists(url, catalog, labels, share, excluded))
+        lists = dict(_lists(url, splits_of, labels, share))
         groups += _write_lists(lists, url, storage.join(folder, f"{number:06d}.parquet"))
         for rows in lists.values():
             np.add.at(counts, (rows["is_validation"].to_numpy(False).astype(int), rows["label"]), 1)
@@ -91,11 +94,6 @@ def build_training_set(
     return TrainingSet(labels, counts[0].tolist(), groups, train, validation)
 
 
-def is_held_out(group_id: str, share: float) -> bool:
-    """Whether a near-duplicate group of the train split validates: by its hash, the same for ever."""
-    return place_of(f"validation/{group_id}") < share
-
-
 def read_list(group: RowGroup, *, validation: bool) -> list[tuple[int, int]]:
     """The (row, label) pairs of a row group's train or validation images."""
     with parquet.opened(group.list_url, pre_buffer=False) as file:
@@ -103,24 +101,16 @@ def read_list(group: RowGroup, *, validation: bool) -> list[tuple[int, int]]:
     return [(row["row"], row["label"]) for row in rows if row["is_validation"] == validation]
 
 
-def _has_val_split(catalog: Catalog) -> bool:
-    with tables.query(splits=catalog.splits) as sql:
-        return bool(sql("SELECT 1 FROM splits WHERE split = 'val' LIMIT 1").num_rows)
-
-
 def _lists(
     url: str,
-    catalog: Catalog,
+    splits_of: Callable[[list[str]], dict[str, dict[str, Any]]],
     labels: list[str],
     validation_share: float,
-    excluded: Collection[str],
 ) -> Iterator[tuple[int, pa.RecordBatch]]:
     """The rows of LIST of each row group of a file that has any."""
     places = {label: place for place, label in enumerate(labels)}
     groups = _read_groups(url)
-    ids = [one["image_id"] for group in groups for one in group if one["image_id"] not in excluded]
-    splits = lookup.rows_of(catalog.splits, "image_id", ids).to_pylist()
-    known = {row["image_id"]: row for row in splits if row["split"] in ("train", "val")}
+    known = splits_of([one["image_id"] for group in groups for one in group])
     for number, group in enumerate(groups):
         rows = [
             {
@@ -133,6 +123,15 @@ def _lists(
         ]
         if rows:
             yield number, pa.RecordBatch.from_pylist(rows, schema=LIST)
+
+
+def _splits_of(
+    catalog: Catalog, plan: Plan, excluded: Collection[str], image_ids: list[str]
+) -> dict[str, dict[str, Any]]:
+    """The rows of the splits, by image, of those images that the network learns from or validates with."""
+    ids = [one for one in image_ids if one not in excluded]
+    rows = lookup.rows_of(catalog.splits, "image_id", ids, version=plan.splits_version).to_pylist()
+    return {row["image_id"]: row for row in rows if row["split"] in ("train", "val")}
 
 
 def _read_groups(url: str) -> list[list[dict[str, Any]]]:

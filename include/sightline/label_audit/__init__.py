@@ -27,7 +27,10 @@ def audit_labels(
     spec: DatasetSpec, catalog: Catalog, task: TaskRun, record: Record, plan: Plan
 ) -> None:
     """Rank the labels of the plan's images from the worst, and settle which images its models leave out."""
-    record.read(catalog.images, catalog.features, catalog.splits)
+    record.read(catalog.images, version=plan.images_version)
+    record.read(catalog.features, version=plan.features_version)
+    record.read(catalog.splits, version=plan.splits_version)
+    record.read(catalog.manifest, catalog.rejects)  # what they say of conflicts
     held = tables.claim(catalog.suspicious_labels, task.writer)
     dropped = frozenset(dropped_images(spec.labels, catalog, plan.images_version))
     suspicious, judged = _audit(Audit(spec, catalog, plan, dropped))
@@ -45,7 +48,8 @@ def audit_labels(
         "conflicts": len(dropped),
         "excluded": len(excluded),
     }
-    record.wrote(catalog.suspicious_labels, catalog.exclusions)
+    record.wrote(catalog.suspicious_labels, rows=found.num_rows)
+    record.wrote(catalog.exclusions, rows=len(reasons))
 
 
 def choose_excluded(

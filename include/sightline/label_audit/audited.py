@@ -7,7 +7,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from sightline import tables
+from sightline import models, tables
 from sightline.catalog import Catalog
 from sightline.config import DatasetSpec, TrainSpec
 from sightline.models import Plan
@@ -89,5 +89,5 @@ class Audit:
         return {
             "images": images or catalog.images,
             "features": features or catalog.features,
-            "splits": catalog.splits,
+            "splits": models.open_splits(catalog, plan),
         }

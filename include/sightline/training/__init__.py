@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from sightline import exclusions as exclusions
 from sightline import models, spark, storage, tables
 from sightline.catalog import Catalog
 from sightline.classifiers import Classifier, Pca
@@ -18,6 +17,7 @@ from sightline.embeddings import chosen_rows, first_embedding
 from sightline.errors import TrainingError
 from sightline.ledger import Record, TaskRun
 from sightline.models import Plan
+from sightline.provenance import java_of
 from sightline.schemas import EXCLUSIONS, FEATURES, IMAGES, REDUCED, SPLITS
 from sightline.training.cross_validation import cross_validate, fit_pcas, project_rows
 from sightline.training.fitting import Course, fit_pipeline, plan_course, to_classifier
@@ -40,6 +40,12 @@ def train_classifier(
 ) -> None:
     """Fit the head on the train split and keep it under the plan's version."""
     assert spec.train is not None  # else the DAG has no such task
+    record.read(catalog.images, version=plan.images_version)
+    record.read(catalog.features, version=plan.features_version)
+    record.read(catalog.splits, version=plan.splits_version)
+    record.read(catalog.exclusions)
+    if spec.reduce:
+        record.read(catalog.reduced)
     rows = _train_rows(session, spec, catalog, plan).cache()
     counts = _count_classes(spec, spec.train, rows)
     course = plan_course(spec.train, counts, rows)
@@ -57,10 +63,11 @@ def train_classifier(
     ]
     total = sum(counts.values())
     head = {"kind": spec.train.head, "parameters": grid[best], "grid": tried}
-    model = _describe(spec, catalog, plan, classifier)
-    models.write_model(catalog, {**model, "head": head, "rows": {"train": total}})
-    record.read(catalog.features, *([catalog.reduced] if spec.reduce else []), catalog.splits)
+    model = models.describe(spec, catalog, plan, models.HEAD, java_of(session))
+    own = {**_describe(spec.train, classifier), "head": head, "rows": {"train": total}}
+    models.write_model(catalog, {**model, **own})
     record.counts = {"rows": total, **tried[best]}
+    record.wrote_model(catalog.models, plan.version)
 
 
 def _cross_validate(
@@ -92,7 +99,9 @@ def _train_rows(
     else:
         files = tables.file_urls(catalog.reduced, partition=plan.version)
         values = spark.read_files(session, files, REDUCED).withColumnRenamed("components", "values")
-    splits = spark.read_files(session, tables.file_urls(catalog.splits), SPLITS)
+    splits = spark.read_files(
+        session, tables.file_urls(catalog.splits, plan.splits_version), SPLITS
+    )
     held = tables.file_urls(catalog.images, plan.images_version)
     labels = spark.read_files(session, held, IMAGES).select("image_id", "label")
     left_out = tables.file_urls(catalog.exclusions, partition=plan.version)
@@ -124,13 +133,10 @@ def _count_classes(spec: DatasetSpec, train: TrainSpec, rows: "DataFrame") -> di
     return counts
 
 
-def _describe(
-    spec: DatasetSpec, catalog: Catalog, plan: Plan, classifier: Classifier
-) -> dict[str, Any]:
-    assert spec.train is not None
+def _describe(train: TrainSpec, classifier: Classifier) -> dict[str, Any]:
+    """What the model.json says of a head beside what it says of every model."""
     return {
-        **models.describe(spec, catalog, plan, models.HEAD),
-        "seed": spec.train.seed,
+        "seed": train.seed,
         "labels": classifier.labels,
         "reduction": classifier.pca and _describe_pca(classifier.pca),
     }

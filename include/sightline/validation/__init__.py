@@ -37,6 +37,7 @@ class Outcome:
     checks: int
     seconds: float
     page: str
+    findings: list[dict[str, Any]]
 
 
 def validate_manifest(catalog: Catalog, task: TaskRun, limits: LimitsSpec) -> Outcome:
@@ -72,15 +73,31 @@ def _validate(
     history.keep(catalog, task, table, findings)
     page = data_docs.publish(catalog, table, partition, findings)
     failed = [finding for finding in findings if not finding.passed]
+    told = [_tell(table, finding) for finding in findings]
     if failed:
-        raise CheckFailed(_refusal(catalog, table, partition, failed, page))
+        raise CheckFailed(_refusal(catalog, table, partition, failed, page), told)
     rows = max((finding.rows for finding in findings), default=0)
     seconds = round(time.monotonic() - started, 2)
     log.info(
         "validate_%s: partition %s passed %d checks on %d rows%s; see %s",
         table, partition, len(findings), rows, "" if rows else ", there being none", page,
     )  # fmt: skip
-    return Outcome(rows, len(findings), seconds, page)
+    return Outcome(rows, len(findings), seconds, page, told)
+
+
+def _tell(table: str, finding: Finding) -> dict[str, Any]:
+    """A finding as run records keep it."""
+    return {
+        "table": table,
+        "assertion": finding.check.expectation,
+        "columns": list(finding.check.columns),
+        "because": finding.check.because,
+        "success": finding.passed,
+        "rows": finding.rows,
+        "judged": finding.judged,
+        "unexpected": finding.unexpected,
+        "mostly": finding.mostly,
+    }
 
 
 def _refusal(catalog: Catalog, table: str, partition: str, failed: list[Finding], page: str) -> str:
