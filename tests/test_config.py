@@ -85,8 +85,8 @@ def test_nothing_is_scheduled_or_reduced_where_the_file_says_null(datasets: Path
 
 
 KEYS = (
-    "backbone, description, drift, fetch, fine_tune, gate, labels, licences, limits, quality, reduce, "
-    "schedule, source, split, train"
+    "backbone, description, drift, fetch, fine_tune, gate, labels, licences, limits, owner, quality, "
+    "reduce, schedule, source, split, train"
 )
 
 
@@ -127,7 +127,8 @@ KEYS = (
         (f"{FOLDER}reduce: {{component: 3}}", "pets.yaml: unknown key 'reduce.component'; "
          "did you mean 'components'? Known: components, explained_variance."),
         (f"{FOLDER}split: {{tset: 0.1}}",
-         "pets.yaml: unknown key 'split.tset'; did you mean 'test'? Known: seed, test, val."),
+         "pets.yaml: unknown key 'split.tset'; did you mean 'test'? Known: burst_minutes, group_by, "
+             "seed, test, val."),
         (f"{FOLDER}split: {{test: 0.8, val: 0.4}}",
          "pets.yaml: split: test and val leave nothing to train on: 0.8 + 0.4."),
         (f"{FOLDER}train: {{penalties: []}}", "pets.yaml: train.penalties: give at least one."),

@@ -11,6 +11,7 @@ from sklearn.metrics import roc_auc_score
 from sightline import drift, models, tables
 from sightline.catalog import Catalog
 from sightline.config import DatasetSpec
+from sightline.drift.comparison import compare_values
 from sightline.drift.numbers import bin_count, bin_of, separation, stability, told_apart
 from sightline.errors import CheckFailed, ConfigError
 from sightline.labels_config import ThresholdSpec
@@ -27,6 +28,7 @@ from tests.conftest import (
 Array = np.ndarray[Any, Any]
 DATASET = "source: {type: folder, path: photos}\n"
 BACKBONE = "made-up"
+LOOKED_AT = ("brightness_p5", "brightness_p99", "entropy", "laplacian_variance")
 
 
 @pytest.fixture
@@ -50,6 +52,7 @@ def night(
         made_up_image_row(
             start + at, label=f"class {label}", partition=day,
             height=int(rng.integers(400, 600)), width=600, size_bytes=int(rng.integers(1, 10**6)),
+            **dict(zip(LOOKED_AT, rng.random(len(LOOKED_AT)).tolist(), strict=True)),
         ) | more
         for at, label in enumerate(labels)
     ]  # fmt: skip
@@ -88,7 +91,7 @@ def test_a_night_like_those_before_is_fine_and_one_that_differs_is_named(
     night(catalog, "2026-11-02", 50, 9000, size_bytes=1, split_hint="predict")  # trains nobody
     found = measure(spec, catalog, "2026-11-02")
     assert found.keys() == {
-        "classes", "shorter_side", "aspect_ratio", "size_bytes", "n_channels", "embeddings"
+        "classes", "shorter_side", "aspect_ratio", "size_bytes", "n_channels", *LOOKED_AT, "embeddings"
     }  # fmt: skip
     assert {row["verdict"] for row in found.values()} == {drift.FINE}
     assert {(row["images"], row["reference_images"]) for row in found.values()} == {(300, 600)}
@@ -102,6 +105,18 @@ def test_a_night_like_those_before_is_fine_and_one_that_differs_is_named(
     assert drifted(measure(spec, catalog, "2026-11-04")) == {"size_bytes"}
     night(catalog, "2026-11-03", 300, 5000, shares=(0.4, 0.4, 0.2))  # a class that is new
     assert drifted(measure(spec, catalog, "2026-11-03")) == {"classes"}
+
+
+def test_darker_images_are_named_and_those_never_looked_at_give_no_number(
+    spec: DatasetSpec, catalog: Catalog
+) -> None:
+    night(catalog, "2026-11-01", 300, 0)
+    night(catalog, "2026-11-02", 300, 1000, brightness_p99=0.1)
+    assert drifted(measure(spec, catalog, "2026-11-02")) == {"brightness_p99"}
+    night(catalog, "2026-11-03", 300, 2000, **dict.fromkeys(LOOKED_AT))
+    found = measure(spec, catalog, "2026-11-03")
+    assert {name for name, row in found.items() if row["verdict"] == drift.TOO_FEW} == {*LOOKED_AT}
+    assert not drifted(found)
 
 
 def test_too_few_images_give_no_number_whatever_they_are(
@@ -197,6 +212,17 @@ def test_chance_alone_seldom_passes_for_drift(new: int, reference: int, bins: in
     ]
     assert sum(number.value > number.chance for number in numbers) <= 3
     assert np.isfinite([number.value for number in numbers]).all()
+
+
+@pytest.mark.parametrize(("new", "reference"), [(300, 99), (100, 2000)])
+def test_chance_alone_seldom_passes_for_drift_of_a_property(new: int, reference: int) -> None:
+    rng = np.random.default_rng(3)
+    numbers = [compare_values(rng.random(new), rng.random(reference), least=90) for _ in range(200)]
+    assert sum(number is not None and number.value > number.chance for number in numbers) <= 3
+    assert compare_values(rng.random(new), rng.random(89), least=90) is None
+    far = compare_values(rng.random(new) + 0.5, rng.random(reference), least=90)
+    assert far is not None
+    assert far.value > max(far.chance, 0.25)
 
 
 def test_the_stability_index_is_that_of_the_formula_and_nothing_where_nothing_differs() -> None:

@@ -123,7 +123,7 @@ def test_near_duplicates_are_named_across_partitions(spec: DatasetSpec, catalog:
     found = issues(catalog)
     assert counts["near_duplicate"] == 1
     row = found["copy", "near_duplicate"]
-    assert row["other_id"] == image_row(encoded(first), "one")["image_id"]
+    assert row["other_image_id"] == image_row(encoded(first), "one")["image_id"]
     (listed,) = issue_list.read_issues(catalog, "near_duplicate", 5).worst or []
     assert listed.other_uri and listed.other_uri.startswith("mem://one/")
     assert issue_list.read_issues(catalog, None, 5).counts["near_duplicate"] == 1

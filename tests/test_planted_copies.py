@@ -91,7 +91,7 @@ def test_what_is_planted_among_real_photos_is_found(own_places: Path, shared_dat
     found = {name: sum(one in flagged[name] for one, _ in planted[name]) for name in FAULTS}
     copies = {frozenset(pair) for kind in COPIES for pair in planted[kind]}
     pairs = {
-        frozenset((row["image_id"], row["other_id"]))
+        frozenset((row["image_id"], row["other_image_id"]))
         for row in issues
         if row["issue"] == "near_duplicate"
     }

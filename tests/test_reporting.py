@@ -463,7 +463,7 @@ def test_issues_are_counted_and_the_worst_are_shown(world: World) -> None:
               for row in batch.to_pylist()]  # fmt: skip
     rows = [
         {**photo, "issue": issue, "score": 0.01 * n, "threshold": 0.5, "partition": "all",
-         "other_id": photos[0]["image_id"] if issue == "near_duplicate" else None}
+         "other_image_id": photos[0]["image_id"] if issue == "near_duplicate" else None}
         for issue, count in (("dark", 8), ("near_duplicate", 2), ("greyscale", 24))
         for n, photo in enumerate(photos[:count])
     ]  # fmt: skip
@@ -471,7 +471,7 @@ def test_issues_are_counted_and_the_worst_are_shown(world: World) -> None:
     page = Page(report_of(world.catalog))
     text = page.sections["issues"]
     assert "dark: 8 images (33.3%)" in text
-    assert "greyscale: 24 images (100%)" in text
+    assert "greyscale: 24 images (100.0%)" in text
     assert "that is how this dataset is" in text
     assert page.count("issues", "img") == 6 + 2 * 2  # a near-duplicate beside what it is a copy of
 
@@ -493,7 +493,7 @@ def test_what_leaks_across_a_sources_own_split_is_said(world: World) -> None:
     )
     text = Page(report_of(world.catalog)).sections["splits"]
     assert "tears 4 groups apart" in text
-    assert "4 of 10 test images (40%)" in text
+    assert "4 of 10 test images (40.0%)" in text
     assert "1 image is set aside" in text
 
 

@@ -10,14 +10,15 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from sightline import cli, ledger, models, tables
+from sightline import cli, exclusions, ledger, models, tables
 from sightline.catalog import Catalog
 from sightline.config import DatasetSpec
 from sightline.held_out import is_held_out
 from sightline.ledger import TaskRun
 from sightline.models import Plan
+from sightline.take_down import Asked, take_down
 from sightline.tracing import image
-from sightline.tracing.image import TESTED, TRAINED, UNKNOWN, VALIDATED, trace_image
+from sightline.tracing.image import LEFT_OUT, TESTED, TRAINED, UNKNOWN, VALIDATED, trace_image
 from sightline.tracing.model import trace_model
 from tests.conftest import (
     catalog_of,
@@ -152,6 +153,32 @@ def test_versions_whose_files_are_gone_are_unknown(catalog: Catalog, plan: Plan)
     assert roles[models.FINE_TUNED] != UNKNOWN
 
 
+def test_a_model_that_left_an_image_out_says_why(
+    catalog: Catalog, plan: Plan, capsys: pytest.CaptureFixture[str]
+) -> None:
+    reasons = {image_id(0): exclusions.CONFLICT, image_id(1): exclusions.SUSPICIOUS}
+    exclusions.write_exclusions(catalog, plan.version, reasons, tables.Writer("tests"))
+    said = {one.role for one in trace_image(catalog, image_id(0)).models}
+    assert said == {f"{LEFT_OUT}the source gives its bytes under two labels"}
+    said = {one.role for one in trace_image(catalog, image_id(1)).models}
+    assert said == {f"{LEFT_OUT}its label is suspicious"}
+    assert trace_model(catalog, plan.version).classes == {
+        "test": {"bus": 1, "car": 1}, "train": {"=cmd()": 1}
+    }  # fmt: skip
+    assert cli.main(["trace", "photos", "model", f"{plan.version}-tuned", "--images"]) == 0
+    lines = list(csv.DictReader(capsys.readouterr().out.splitlines()))
+    assert [line["uri"] for line in lines] == [f"mem://{n}" for n in (2, 4, 5)]
+
+
+def test_after_a_take_down_the_others_are_still_traced(catalog: Catalog, plan: Plan) -> None:
+    take_down(catalog, Asked("image_id", (image_id(1),)), "asked", "ann")
+    head, network = trace_image(catalog, image_id(0)).models
+    assert (head.role, network.role) == (
+        TRAINED, VALIDATED if is_held_out(image_id(0), 0.4) else TRAINED
+    )  # fmt: skip
+    assert trace_model(catalog, plan.version).classes is None
+
+
 def test_a_val_image_teaches_a_head_nothing(catalog: Catalog, plan: Plan) -> None:
     model = models.read_model(catalog, plan.version)
     network = models.read_model(catalog, f"{plan.version}-tuned")
@@ -160,6 +187,7 @@ def test_a_val_image_teaches_a_head_nothing(catalog: Catalog, plan: Plan) -> Non
     val = {"split": "val", "group_id": "1"}
     assert image._role(catalog, model, val) is None
     assert image._role(catalog, network, val) == VALIDATED
+    assert image._role(catalog, network, {"split": "set_aside", "group_id": "1"}) is None
 
 
 @pytest.mark.parametrize(

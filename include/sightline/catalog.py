@@ -198,6 +198,11 @@ class Catalog:
         """Folder of the take-downs at work."""
         return storage.join(self.root, "take_downs")
 
+    @property
+    def remakes(self) -> str:
+        """Folder of the models made again to be compared."""
+        return storage.join(self.root, "remakes")
+
     def model(self, version: str) -> str:
         """Folder of one model."""
         return storage.join(self.models, version)
@@ -208,7 +213,7 @@ class Catalog:
 
     def remake(self, version: str) -> "Catalog":
         """Places apart from ours, in which a model is made again of our images, features and splits."""
-        return Catalog(self.dataset, storage.join(self.root, "remakes", version), self.root)
+        return Catalog(self.dataset, storage.join(self.remakes, version), self.root)
 
     def _source(self, name: str, schema: pa.Schema, partition_by: str | None) -> Table:
         root = self.source_root or self.root

@@ -17,12 +17,29 @@ def same(table: str, *columns: str) -> Columns:
 
 _MEASURED = (
     "image_id", "size_bytes", "format", "height", "width", "n_channels", "mode", "exif_orientation",
-    "phash", "content",
+    "phash", "view_hashes", "brightness_p5", "brightness_p99", "entropy", "laplacian_variance",
+    "histogram_deviation", "content",
 )  # fmt: skip
 _FROM_CONTENT: Columns = dict.fromkeys(_MEASURED, ("source.content",))
 _IN_MANIFEST = [name for name in schemas.MANIFEST.names if name != "partition"]
 _LISTED: Columns = dict.fromkeys(_IN_MANIFEST, ("source.listing",))
-_LABELLED = ("images.label", "splits.split", "splits.group_id")
+_LABELLED = ("images.label", "splits.split", "splits.group_id", "exclusions.reason")
+_ALIKE = ("images.phash", "images.view_hashes", "manifest.author", "manifest.uploaded_at")
+_LOOKED_AT = (
+    "images.view_hashes", "images.brightness_p5", "images.brightness_p99", "images.entropy",
+    "images.laplacian_variance", "images.histogram_deviation", "images.height", "images.width",
+    "images.n_channels",
+)  # fmt: skip
+_COMPARED = (
+    "images.label", "images.height", "images.width", "images.size_bytes", "images.n_channels",
+    "images.brightness_p5", "images.brightness_p99", "images.entropy", "images.laplacian_variance",
+    "features.embedding",
+)  # fmt: skip
+_OPINIONS = ("features.embedding", "images.label", "splits.split", "splits.group_id")
+_JUDGED = (
+    "suggested", "score", "label_probability", "suggested_probability", "is_label_issue", "distance",
+    "is_outlier", "is_excluded", "rank",
+)  # fmt: skip
 _MODEL = ("models.weights",)
 # Whichever of them the model has.
 _SCORED = ("features.embedding", "scores.probabilities", "scores.augmented", *_MODEL)
@@ -41,18 +58,42 @@ TASKS: dict[str, dict[str, Columns]] = {
             **dict.fromkeys(("reason", "detail", "thumbnail"), ("source.content",)),
         },
     },
+    "inspect_images": {
+        "issues": {
+            **same("images", "image_id", "partition"),
+            **dict.fromkeys(("issue", "score"), _LOOKED_AT),
+            "other_image_id": ("images.image_id", "images.view_hashes"),
+        }
+    },
     "featurize": {
         "features": {
             **same("images", "image_id"),
             "embedding": ("images.content", "images.rotation"),
         }
     },
+    "measure_drift": {
+        "drift": {
+            **dict.fromkeys(("value", "chance", "verdict"), _COMPARED),
+            "*": ("images.partition", "splits.split"),
+        }
+    },
     "split": {
         "splits": {
             **same("images", "image_id"),
-            "group_id": ("images.phash",),
-            "split": ("images.phash", "images.split_hint"),
+            "group_id": _ALIKE,
+            "split": (*_ALIKE, "images.split_hint"),
         }
+    },
+    "audit_labels": {
+        "suspicious_labels": {
+            **same("images", "image_id", "label"),
+            **same("splits", "split"),
+            **dict.fromkeys(_JUDGED, _OPINIONS),
+        },
+        "exclusions": {
+            **same("images", "image_id"),
+            "reason": (*_OPINIONS, "manifest.label", "rejects.detail"),
+        },
     },
     "reduce": {
         "reduced": {
@@ -82,7 +123,7 @@ TASKS: dict[str, dict[str, Columns]] = {
         "predictions": {
             **same("images", "image_id", "label"),
             **_PREDICTED,
-            "*": ("splits.split",),
+            "*": ("splits.split", "exclusions.reason"),
         },
         "metrics": {
             "value": (

@@ -75,11 +75,14 @@ def erased_files(table: Table) -> dict[str, list[str]]:
     return found or {}
 
 
-def surviving_urls(table: Table, version: int | None = None) -> list[str]:
-    """URLs of what is left of a version: where files of it were erased, of those in their places."""
+def surviving_urls(
+    table: Table, version: int | None = None, partition: str | None = None
+) -> list[str]:
+    """URLs of what is left of a version, or of one partition of it: where files were erased, of those in
+    their places."""
     opened = open_version(table, version)
     gone = erased_files(table)
-    left = [] if opened is None else urls_of(opened, None)
+    left = [] if opened is None else urls_of(opened, slice_of(table, partition))
     while any(file_name(url) in gone for url in left):
         left = [
             place

@@ -130,7 +130,7 @@ def _issue_batch(
         "issue": pa.array([name] * count, pa.string()),
         "score": pa.array(scores, pa.float32()),
         "threshold": pa.array([threshold] * count, pa.float32()),
-        "other_id": pa.nulls(count, pa.string()) if others is None else others,
+        "other_image_id": pa.nulls(count, pa.string()) if others is None else others,
         "partition": pa.array([partition] * count, pa.string()),
     }
     return pa.RecordBatch.from_pydict(columns, schema=ISSUES)

@@ -61,7 +61,7 @@ def _worst(catalog: Catalog, issue: str, limit: int) -> list[Issue]:
     with tables.query(issues=catalog.issues, images=catalog.images) as sql:
         rows: list[dict[str, Any]] = sql(
             "SELECT x.issue, x.score, x.threshold, x.image_id, i.uri, o.uri AS other_uri FROM issues x "
-            "JOIN images i ON i.image_id = x.image_id LEFT JOIN images o ON o.image_id = x.other_id "
+            "JOIN images i ON i.image_id = x.image_id LEFT JOIN images o ON o.image_id = x.other_image_id "
             f"WHERE x.issue = {tables.literal(issue)} ORDER BY x.score, x.image_id LIMIT {int(limit)}"
         ).to_pylist()
     return [Issue(**row) for row in rows]

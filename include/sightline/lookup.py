@@ -30,6 +30,13 @@ def rows_of(
     return tables.dataset_of(files, table.schema).to_table(columns=columns, filter=wanted)
 
 
+def holds(table: Table, urls: list[str], column: str, value: str) -> bool:
+    """Whether some files of a table have a value in a column."""
+    if not urls:
+        return False
+    return bool(tables.dataset_of(urls, table.schema).head(1, filter=ds.field(column) == value))
+
+
 def is_whole(table: Table, version: int | None) -> bool:
     """Whether a version has all its files; those that no newer version has may be vacuumed."""
     try:

@@ -61,6 +61,11 @@ def candidates(spec: DatasetSpec, plan: Plan) -> dict[str, str]:
     return {**versions, FINE_TUNED: f"{plan.version}{TUNED}"} if spec.fine_tune else versions
 
 
+def plan_of(version: str) -> str:
+    """The version of the plan that a model is of: a head's own."""
+    return version.removesuffix(TUNED)
+
+
 def describe(
     spec: DatasetSpec, catalog: Catalog, plan: Plan, kind: str, java: str
 ) -> dict[str, Any]:

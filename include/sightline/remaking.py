@@ -87,13 +87,10 @@ def remake(
 
 
 def plan_of(model: dict[str, Any]) -> Plan:
-    """The plan that a model was trained by; a fine-tuned one's carries the name of the plan's head."""
+    """The plan that a model was trained by."""
     versions = model["tables"]
-    name = model["version"]
-    if model["kind"] == models.FINE_TUNED:
-        name = name.removesuffix(models.TUNED)
     return Plan(
-        name,
+        models.plan_of(model["version"]),
         model["backbone_id"],
         versions["images"],
         versions["features"],

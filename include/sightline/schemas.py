@@ -88,7 +88,9 @@ ISSUES = pa.schema(
         ),  # a name of issue_scores.SCORES, or near_duplicate
         pa.field("score", pa.float32(), nullable=False),
         pa.field("threshold", pa.float32(), nullable=False),  # which the score is below
-        pa.field("other_id", pa.string()),  # the image that it is most alike, of a near_duplicate
+        pa.field(
+            "other_image_id", pa.string()
+        ),  # the image that it is most alike, of a near_duplicate
         pa.field("partition", pa.string(), nullable=False),
     ]
 )

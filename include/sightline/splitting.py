@@ -64,6 +64,8 @@ def split_images(spec: DatasetSpec, catalog: Catalog, task: TaskRun, record: Rec
     TrainingError, and no split is given, where train or test would stay empty.
     """
     record.read(catalog.images)
+    if spec.split.group_by != NEAR_DUPLICATE:
+        record.read(catalog.manifest)  # who has uploaded what
     rows = _assign(spec, _newcomers(spec, catalog))
     new = Counter(row["split"] for row in rows)
     _refuse_empty(spec, _counts(catalog) + new)

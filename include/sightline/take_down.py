@@ -15,8 +15,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
 
-from sightline import erasure, models, storage, tables, tombstones, traces
+from sightline import erasure, exclusions, models, storage, tables, tombstones, traces
 from sightline.catalog import Catalog
+from sightline.conflicts import DETAIL
 from sightline.erasure import Doomed
 from sightline.errors import ConfigError, StorageError
 from sightline.tables import Table
@@ -25,7 +26,6 @@ from sightline.tombstones import Mark, Why
 log = logging.getLogger(__name__)
 
 KINDS = ("image_id", "uri", "author", "licence")
-SAME_BYTES = "same bytes as "  # how a reject of reason duplicate begins its detail
 TABLES_OF_MODELS = ("images", "features", "splits")
 
 
@@ -110,6 +110,7 @@ def _finish(catalog: Catalog, request: Request) -> Request:
     tombstones.lay(catalog, _marks(request), _why(request))
     if request.image_ids or request.uris:
         rows = _erase(catalog, request.doomed)
+        storage.remove_tree(catalog.remakes)  # each is to be compared, and can be made again
         changed = traces.scrub(catalog, request.doomed)
         _flag_models(catalog, request)
         _refuse_leftovers(catalog, request.doomed)
@@ -185,8 +186,10 @@ def _closure(catalog: Catalog, image_ids: set[str], uris: set[str]) -> tuple[set
 
 def _duplicates(catalog: Catalog) -> list[tuple[str, str]]:
     """Pairs of uris with the same bytes."""
-    rows = _rows(catalog.rejects, ["uri", "detail"], "reason", ["duplicate"]).to_pylist()
-    return [(row["uri"], (row["detail"] or "").removeprefix(SAME_BYTES)) for row in rows]
+    rows = _rows(
+        catalog.rejects, ["uri", "detail"], "reason", ["duplicate", "conflict"]
+    ).to_pylist()
+    return [(row["uri"], (row["detail"] or "").removeprefix(DETAIL)) for row in rows]
 
 
 def _rows(table: Table, columns: list[str], key: str, values: Iterable[str]) -> pa.Table:
@@ -226,7 +229,9 @@ def _models_made_of(catalog: Catalog, image_ids: list[str]) -> dict[str, int]:
         if used.get("images") is None or used.get("splits") is None:
             continue
         train = ids(catalog.splits, used["splits"], "split", ["train"])
+        left_out = exclusions.read_exclusions(catalog, models.plan_of(version))
         trained_on = train & ids(catalog.images, used["images"], "image_id", image_ids)
+        trained_on -= left_out.keys()
         if trained_on:
             made[version] = len(trained_on)
     return made

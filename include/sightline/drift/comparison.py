@@ -29,6 +29,10 @@ PROPERTIES = (
     ("aspect_ratio", "CAST(i.width AS DOUBLE) / i.height"),
     ("size_bytes", "i.size_bytes"),
     ("n_channels", "i.n_channels"),
+    ("brightness_p5", "i.brightness_p5"),
+    ("brightness_p99", "i.brightness_p99"),
+    ("entropy", "i.entropy"),
+    ("laplacian_variance", "i.laplacian_variance"),
 )
 WIDTH = 32  # components; more would need more images to be told from chance
 
@@ -44,9 +48,9 @@ def compare_classes(sides: Sides, least: int) -> Number | None:
 
 
 def compare_properties(sides: Sides, least: int) -> dict[str, Number | None]:
-    """The stability index of each property, in bins by the reference's tenths."""
+    """The stability index of each property, in bins by the tenths of both sides."""
     new, reference = (_read_properties(sides, side) for side in sides.samples)
-    return {name: _compare_values(new[name], reference[name], least) for name, _ in PROPERTIES}
+    return {name: compare_values(new[name], reference[name], least) for name, _ in PROPERTIES}
 
 
 def compare_embeddings(sides: Sides, backbone_id: str, least: int) -> Number | None:
@@ -87,10 +91,14 @@ def _read_properties(sides: Sides, side: str) -> dict[str, Array]:
     return {name: found[name].drop_null().to_numpy() for name, _ in PROPERTIES}
 
 
-def _compare_values(new: Array, reference: Array, least: int) -> Number | None:
+def compare_values(new: Array, reference: Array, least: int) -> Number | None:
+    """The stability index of a property's values (n,) on each side; None where one has fewer than `least`."""
     if min(len(new), len(reference)) < least:
         return None
-    edges = np.unique(np.percentile(reference, EDGES))
+    both = np.concatenate(
+        [new, reference]
+    )  # the reference's own tenths would suit it better by chance
+    edges = np.unique(np.percentile(both, EDGES))
     counts = (
         np.bincount(bin_of(values, edges), minlength=bin_count(edges))
         for values in (new, reference)

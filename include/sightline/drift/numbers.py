@@ -15,7 +15,7 @@ Array = np.ndarray[Any, Any]
 
 CHANCE = 0.999  # what chance alone exceeds once in a thousand times
 DRAWS = 1000
-EDGES = tuple(range(0, 101, 10))  # percentiles of the reference that bound a property's bins
+EDGES = tuple(range(0, 101, 10))  # percentiles of both sides that bound a property's bins
 
 
 @dataclass(frozen=True)

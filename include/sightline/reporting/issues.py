@@ -53,7 +53,7 @@ def _kind(report: ReportInput, row: dict[str, Any], held: int) -> dict[str, Any]
 
 def _worst(report: ReportInput, issue: str) -> Rows:
     rows = report.sql(
-        "SELECT x.image_id, x.other_id, x.score, i.uri FROM issues x "
+        "SELECT x.image_id, x.other_image_id, x.score, i.uri FROM issues x "
         f"JOIN images i ON i.image_id = x.image_id WHERE x.issue = {literal(issue)} "
         f"ORDER BY x.score, x.image_id LIMIT {SHOWN}"
     )
@@ -61,7 +61,9 @@ def _worst(report: ReportInput, issue: str) -> Rows:
         {
             **row,
             "picture": report.gallery.picture(row["image_id"], SIDE),
-            "other": report.gallery.picture(row["other_id"], SIDE) if row["other_id"] else None,
+            "other": report.gallery.picture(row["other_image_id"], SIDE)
+            if row["other_image_id"]
+            else None,
         }
         for row in rows
     ]

@@ -5,7 +5,7 @@ from typing import Any
 
 import pyarrow.dataset as ds
 
-from sightline import ledger, lookup, models, storage, tables
+from sightline import exclusions, ledger, lookup, models, storage, tables
 from sightline.catalog import Catalog
 from sightline.errors import ConfigError, StorageError
 from sightline.held_out import is_held_out
@@ -16,6 +16,11 @@ LEAST_PREFIX = 4
 Slice = tuple[int, str | None]  # a version of a table, and a partition of it
 
 TRAINED, VALIDATED, TESTED = "trained on it", "validated with it", "was tested with it"
+LEFT_OUT = "left it out: "  # with a reason of REASONS
+REASONS = {
+    exclusions.CONFLICT: "the source gives its bytes under two labels",
+    exclusions.SUSPICIOUS: "its label is suspicious",
+}
 UNKNOWN = "nobody can tell: the versions of the tables that it was made of are gone"
 
 
@@ -25,7 +30,7 @@ class Lesson:
 
     version: str
     kind: str
-    role: str  # trained on it, validated with it, was tested with it, or why nobody can tell
+    role: str  # trained on it, validated with it, was tested with it, left it out, or why nobody can tell
     label: str | None  # that it had then
 
 
@@ -165,6 +170,7 @@ def _lessons(catalog: Catalog, image_id: str, split: dict[str, Any]) -> list[Les
     heads = [model for model in described if model["kind"] == models.HEAD]
     images = _holders(catalog.images, image_id, {_images_of(model) for model in described})
     features = _holders(catalog.features, image_id, {_features_of(model) for model in heads})
+    reasons = _exclusions(catalog, image_id)
     lessons = []
     for model in described:
         row = images[_images_of(model)]
@@ -172,9 +178,17 @@ def _lessons(catalog: Catalog, image_id: str, split: dict[str, Any]) -> list[Les
         embedding = features[_features_of(model)] if is_head else row
         if row is None or embedding is None:
             lessons.append(_lesson(model, UNKNOWN, None))
-        elif row.get("label") and embedding and (role := _role(catalog, model, split)):
-            lessons.append(_lesson(model, role, row["label"]))
+        elif row.get("label") and embedding:
+            reason = reasons.get(models.plan_of(model["version"]))
+            role = f"{LEFT_OUT}{REASONS[reason]}" if reason else _role(catalog, model, split)
+            lessons += [_lesson(model, role, row["label"])] if role else []
     return lessons
+
+
+def _exclusions(catalog: Catalog, image_id: str) -> dict[str, str]:
+    """Why plans have left the image out, by their versions."""
+    rows = lookup.rows_of(catalog.exclusions, "image_id", [image_id]).to_pylist()
+    return {row["model_version"]: row["reason"] for row in rows}
 
 
 def _images_of(model: dict[str, Any]) -> Slice:
@@ -197,6 +211,8 @@ def _role(catalog: Catalog, model: dict[str, Any], split: dict[str, Any]) -> str
     is_network = model["kind"] == models.FINE_TUNED
     if split["split"] == "val":
         return VALIDATED if is_network else None
+    if split["split"] != "train":  # set aside
+        return None
     if is_network and is_held_out(split["group_id"], _held_out_share(catalog, model)):
         return VALIDATED
     return TRAINED
@@ -204,9 +220,8 @@ def _role(catalog: Catalog, model: dict[str, Any], split: dict[str, Any]) -> str
 
 def _held_out_share(catalog: Catalog, model: dict[str, Any]) -> float:
     """The share of the train split that a fine-tuning validates with: none where there is a val split."""
-    splits = tables.open_table(catalog.splits, model["tables"]["splits"])
-    with tables.query(splits=splits or catalog.splits) as sql:
-        has_val = sql("SELECT 1 FROM splits WHERE split = 'val' LIMIT 1").num_rows
+    urls = tables.surviving_urls(catalog.splits, model["tables"]["splits"])
+    has_val = lookup.holds(catalog.splits, urls, "split", "val")
     return 0.0 if has_val else float(model["spec"]["fine_tune"]["validation_share"])
 
 
@@ -225,9 +240,10 @@ def _holders(table: Table, image_id: str, slices: set[Slice]) -> dict[Slice, dic
 
 
 def _files_of(table: Table, version: int, partition: str | None) -> set[str] | None:
-    """The files of a slice, or None where the log of its version is gone."""
+    """The files of a slice, after take-downs those in their places; None where the log of its version is
+    gone."""
     try:
-        return set(tables.file_urls(table, version, partition))
+        return set(tables.surviving_urls(table, version, partition))
     except StorageError:
         return None
 

@@ -25,7 +25,9 @@ OF_MODEL = """
         SELECT uri, max(licence) AS licence, max(author) AS author, max(landing_url) AS landing_url
         FROM manifest GROUP BY uri
     ) m ON m.uri = i.uri
-    WHERE i.label IS NOT NULL
+    LEFT ANTI JOIN (SELECT image_id FROM exclusions WHERE model_version = {plan}) e
+        ON e.image_id = i.image_id
+    WHERE i.label IS NOT NULL AND s.split IN ('train', 'val', 'test')
 """
 
 
@@ -40,6 +42,7 @@ class ModelTrace:
     standing: str  # champion, was champion, ...; with why
     tables: dict[str, int]  # versions
     rows: dict[str, int]  # images by what they were for
+    excluded: dict[str, int]  # images that it left out, by the reason
     classes: (
         dict[str, dict[str, int]] | None
     )  # images by split and label; None where versions are gone
@@ -72,6 +75,7 @@ def trace_model(catalog: Catalog, version: str | None) -> ModelTrace:
         standing=", ".join(filter(None, (row.standing, row.note))),
         tables=model["tables"],
         rows=model["rows"],
+        excluded={name: n for name, n in model.get("excluded", {}).items() if name != "list"},
         classes=_classes(catalog, model),
         parameters=_parameters(model),
         seed=model["seed"],
@@ -163,8 +167,10 @@ def _query(
     if model["kind"] == models.HEAD:
         backbone = tables.literal(model["backbone_id"])
         features = f"JOIN features f ON f.image_id = i.image_id AND f.backbone_id = {backbone}"
-    with tables.stream_query(manifest=catalog.manifest, **opened) as sql:
-        for batch in sql(statement.format(features=features)):
+    plan = tables.literal(models.plan_of(model["version"]))
+    others = {"manifest": catalog.manifest, "exclusions": catalog.exclusions}
+    with tables.stream_query(**others, **opened) as sql:
+        for batch in sql(statement.format(features=features, plan=plan)):
             if batch.num_rows:
                 yield batch.to_pylist()
 
@@ -187,6 +193,6 @@ def _parents(catalog: Catalog, model: dict[str, Any]) -> dict[str, str]:
     before = [entry["previous"] for entry in history if entry["version"] == model["version"]]
     parents = {
         "backbone": model["backbone_id"],
-        "plan": model["version"].removesuffix(models.TUNED),
+        "plan": models.plan_of(model["version"]),
     }
     return {**parents, "champion before it": before[0]} if before and before[0] else parents

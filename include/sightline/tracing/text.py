@@ -52,6 +52,7 @@ def describe_model(trace: ModelTrace) -> list[str]:
         "trained": trace.created_at,
         "tables": _pairs(trace.tables),
         "images": _pairs(trace.rows),
+        "left out": _pairs(trace.excluded) or "none",
         "seed": trace.seed,
         "parents": _pairs(trace.parents),
         "code": _code(trace.code),
