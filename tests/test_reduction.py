@@ -184,7 +184,7 @@ def test_spark_reduces_as_the_pca_projects_and_fits_on_train_only(
     assert record.counts["explained_variance"] == pytest.approx(
         PCA(5).fit(train).explained_variance_ratio_.sum(), abs=1e-3
     )
-    assert [table["name"] for table in record.inputs] == ["features", "splits"]
+    assert [table["name"] for table in record.inputs] == ["features", "splits", "exclusions"]
     assert [table["name"] for table in record.outputs] == ["reduced"]
 
 

@@ -10,8 +10,10 @@ from sightline import cli, evaluation, fine_tuning, models, remaking, storage, t
 from sightline.catalog import Catalog
 from sightline.config import DatasetSpec
 from sightline.errors import ConfigError, StorageError, TrainingError
+from sightline.exclusions import SUSPICIOUS, write_exclusions
 from sightline.models import Plan
 from sightline.reduction import reduce_features
+from sightline.tables import Writer
 from sightline.training import train_classifier
 from tests.conftest import (
     catalog_of,
@@ -65,6 +67,8 @@ def trained(spark: "SparkSession", spec: DatasetSpec, catalog: Catalog) -> Plan:
     models.write_plan(catalog, plan)
     models.fix_splits(catalog, plan)
     plan = models.read_plan(catalog, plan.version)
+    left_out = dict.fromkeys((f"{number:064x}" for number in range(1, ROWS, 7)), SUSPICIOUS)
+    write_exclusions(catalog, plan.version, left_out, Writer("tests"))
     reduce_features(spark, spec, catalog, *make_task("reduce"), plan)
     train_classifier(spark, spec, catalog, *make_task("train"), plan)
     evaluation.evaluate(spec, catalog, *make_task("evaluate"), plan)
@@ -118,6 +122,8 @@ def tell_another_apart(catalog: Catalog, version: str) -> None:
     assert cli.main(["remake", "photos", version, "--keep"]) == 1
     kept = models.read_model(catalog.remake(version), version)
     assert kept is not None
+    assert kept["excluded"] == model["excluded"]
+    assert kept["excluded"]["suspicious"] == 13
     assert kept["head"]["parameters"] == {"penalty": 3.0}
 
 

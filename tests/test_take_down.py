@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,7 @@ import pytest
 
 from sightline import (
     evaluation,
+    exclusions,
     gating,
     ingestion,
     predicting,
@@ -32,6 +34,7 @@ from sightline import (
 from sightline.catalog import Catalog, open_catalog
 from sightline.cli import main
 from sightline.config import DatasetSpec
+from sightline.conflicts import DETAIL
 from sightline.errors import ConfigError, StorageError
 from sightline.models import make_plan, read_plan, write_plan
 from sightline.sources import Access
@@ -185,6 +188,7 @@ def train(session: "SparkSession", spec: DatasetSpec, catalog: Catalog) -> str:
     splitting.split_images(spec, catalog, *make_task("split"))
     plan = make_plan(spec, catalog, "made-up")
     write_plan(catalog, plan)
+    leave_doubts(catalog, plan.version)
     train_classifier(session, spec, catalog, *make_task("train"), plan)
     evaluation.evaluate(spec, catalog, *make_task("evaluate"), plan)
     gating.decide(spec, catalog, make_task("gate")[1], plan)
@@ -193,6 +197,26 @@ def train(session: "SparkSession", spec: DatasetSpec, catalog: Catalog) -> str:
     wanted = wanted_images.of_champion(catalog, "all", None)
     predicting.predict(catalog, *make_task("predict"), wanted)
     return plan.version
+
+
+def leave_doubts(catalog: Catalog, version: str) -> None:
+    """Every image is doubted, and every third train image is left out."""
+    images = rows(catalog.images, "image_id, label, partition")
+    ids = [one["image_id"] for one in images]
+    for one, other in zip(images, [*ids[1:], ids[0]], strict=True):
+        doubt = {"image_id": one["image_id"], "issue": "near_duplicate", "score": 0.1,
+                 "threshold": 0.2, "other_image_id": other, "partition": one["partition"]}  # fmt: skip
+        store_rows(catalog.issues, [doubt], one["partition"])
+    suspicious = [
+        {"image_id": one["image_id"], "model_version": version, "split": "train", "label": one["label"],
+         "suggested": "dogs", "score": 0.1, "label_probability": 0.1, "suggested_probability": 0.9,
+         "is_label_issue": True, "distance": 1.0, "is_outlier": False, "is_excluded": False, "rank": 1}
+        for one in images
+    ]  # fmt: skip
+    store_rows(catalog.suspicious_labels, suspicious, version)
+    train = sorted(row["image_id"] for row in rows(catalog.splits) if row["split"] == "train")
+    left_out = dict.fromkeys(train[::3], exclusions.SUSPICIOUS)
+    exclusions.write_exclusions(catalog, version, left_out, tables.Writer("tests"))
 
 
 @pytest.fixture(scope="module")
@@ -228,6 +252,9 @@ def leave_leftovers(world: World) -> None:
     checks = Path(catalog.checks) / "results" / "images"
     checks.mkdir(parents=True)
     (checks / "run.json").write_text(json.dumps({"list": [f"3 in {uri}" for uri in world.uris]}))
+    remade = catalog.remake(world.version)
+    shutil.copytree(catalog.model(world.version), remade.model(world.version))
+    shutil.copytree(catalog.predictions.url, remade.predictions.url)
     (Path(catalog.models) / f".model.json.{'0' * 32}").write_text(world.uris[0])
 
 
@@ -239,8 +266,10 @@ def test_nothing_of_an_author_is_left_and_no_night_brings_it_back(
     kinds = {trace.rpartition(": ")[2] for trace in world.traces()}
     assert kinds == {"id", "uri", "name", "bytes", "embedding"}
     before = {table.name: tables.count_rows(table) for table in catalog.tables}
-    trained_on = len({row["image_id"] for row in rows(catalog.splits) if row["split"] == "train"}
-                     & set(world.ids))  # fmt: skip
+    train = {row["image_id"] for row in rows(catalog.splits) if row["split"] == "train"}
+    left_out = {row["image_id"] for row in rows(catalog.exclusions)} & set(world.ids)
+    trained_on = len(train & set(world.ids)) - len(left_out)
+    assert left_out
 
     [done] = take_down.take_down(catalog, Asked("author", (ALICE,)), "she asked", "ann")
 
@@ -251,6 +280,10 @@ def test_nothing_of_an_author_is_left_and_no_night_brings_it_back(
     for table in (catalog.images, catalog.features, catalog.splits, catalog.answers):
         assert tables.count_rows(table) == before[table.name] - len(world.ids), table.name
     assert tables.count_rows(catalog.predictions) < before["predictions"]
+    assert tables.count_rows(catalog.suspicious_labels) == before["images"] - len(world.ids)
+    assert tables.count_rows(catalog.exclusions) == before["exclusions"] - len(left_out)
+    assert 0 < tables.count_rows(catalog.issues) < before["issues"] - len(world.ids)
+    assert not storage.exists(catalog.remakes)
     [model] = status.list_models("pets")
     assert model.taken_down == trained_on
     assert model.standing == "champion"
@@ -330,6 +363,20 @@ take_down.take_down(open_catalog("pets"), take_down.Asked("author", (author,)), 
 """
 
 
+def test_the_same_bytes_under_another_label_go_too(world: World) -> None:
+    reject = {
+        "uri": "mem://elsewhere", "stage": "fetch_images", "reason": "conflict", "attempts": 1,
+        "detail": f"{DETAIL}{world.uris[0]}", "partition": "late",
+        "rejected_at": datetime(2026, 11, 7, tzinfo=UTC),
+    }  # fmt: skip
+    batch = pa.RecordBatch.from_pylist([reject], schema=world.catalog.rejects.schema)
+    urls = tables.write_batches(world.catalog.rejects, [batch])
+    tables.append_new(world.catalog.rejects, urls, "late", tables.Writer("tests"), key="uri")
+    [done] = take_down.take_down(world.catalog, Asked("uri", ("mem://elsewhere",)), "no", "ann")
+    assert done.image_ids == [world.ids[0]]
+    assert sorted(done.uris) == sorted(["mem://elsewhere", world.uris[0]])
+
+
 def test_a_plan_that_was_made_of_them_says_so_and_a_new_one_does_without(world: World) -> None:
     catalog = world.catalog
     first = read_plan(catalog, world.version)
@@ -388,10 +435,9 @@ def test_who_has_no_images_yet_is_kept_out_all_the_same(own_places: Path) -> Non
 def test_the_command_takes_down_one_address_and_the_list_of_models_says_so(
     world: World, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    splits = {row["image_id"]: row["split"] for row in rows(world.catalog.splits)}
-    [uri, *_] = [
-        uri for uri, one in zip(world.uris, world.ids, strict=True) if splits[one] == "train"
-    ]
+    train = {row["image_id"] for row in rows(world.catalog.splits) if row["split"] == "train"}
+    train -= {row["image_id"] for row in rows(world.catalog.exclusions)}
+    [uri, *_] = [uri for uri, one in zip(world.uris, world.ids, strict=True) if one in train]
     assert main(["take-down", "pets", "--uri", uri, "--reason", "asked by mail"]) == 0
     said = capsys.readouterr().out
     assert "1 images with 1 addresses are gone" in said

@@ -23,6 +23,8 @@ TRAINED_ON = """
     LEFT JOIN (
         SELECT *, row_number() OVER (PARTITION BY uri ORDER BY "partition" DESC) AS place FROM manifest
     ) m ON m.uri = i.uri AND m.place = 1
+    LEFT ANTI JOIN (SELECT image_id FROM exclusions WHERE model_version = {plan}) e
+        ON e.image_id = i.image_id
     WHERE i.label IS NOT NULL ORDER BY i.uri
 """
 
@@ -42,14 +44,15 @@ def write_attribution(catalog: Catalog, version: str) -> str:
     if model is None:
         raise TrainingError(f"Model {version} of {catalog.dataset} is not trained.")
     url, images = url_of(catalog, version), 0
+    others = {"manifest": catalog.manifest, "exclusions": catalog.exclusions}
     with (
         storage.writing(url) as stream,
-        tables.stream_query(manifest=catalog.manifest, **_as_trained(catalog, model)) as sql,
+        tables.stream_query(**others, **_as_trained(catalog, model)) as sql,
     ):
         text = io.TextIOWrapper(stream, encoding="utf-8", newline="")
         lines = line_writer(text)
         lines.writerow(HEADER)
-        for batch in sql(TRAINED_ON):
+        for batch in sql(TRAINED_ON.format(plan=tables.literal(models.plan_of(version)))):
             rows = batch.to_pylist()
             lines.writerows([defuse(row[name] or "") for name in HEADER] for row in rows)
             images += len(rows)

@@ -26,7 +26,7 @@ from sightline.errors import TrainingError
 from sightline.ledger import Record, TaskRun
 from sightline.models import Plan
 from sightline.principal_components import fit_pca
-from sightline.schemas import REDUCED, SPLITS
+from sightline.schemas import EXCLUSIONS, REDUCED, SPLITS
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -46,6 +46,7 @@ def reduce_features(
     """Fit the PCA on the train split and project every image's embedding."""
     record.read(catalog.features, version=plan.features_version)
     record.read(catalog.splits, version=plan.splits_version)
+    record.read(catalog.exclusions)
     if spec.reduce is None:
         record.counts = {"components": 0, "skipped": "the dataset file reduces nothing"}
         return
@@ -74,10 +75,12 @@ def reduce_features(
 def _train_rows(
     session: "SparkSession", catalog: Catalog, plan: Plan, files: list[str]
 ) -> Selection:
-    """The rows of the train split."""
+    """The rows of the train split that the plan does not leave out."""
     held = tables.file_urls(catalog.splits, plan.splits_version)
-    splits = spark.read_files(session, held, SPLITS)
-    return chosen_rows(session, files, splits.where("split = 'train'").select("image_id"))
+    left_out = tables.file_urls(catalog.exclusions, partition=plan.version)
+    train = spark.read_files(session, held, SPLITS).where("split = 'train'").select("image_id")
+    excluded = spark.read_files(session, left_out, EXCLUSIONS).select("image_id")
+    return chosen_rows(session, files, train.join(excluded, "image_id", "left_anti"))
 
 
 def _project(
