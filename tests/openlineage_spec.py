@@ -1,30 +1,27 @@
-"""OpenLineage's own schemas, by which the tests judge events; where they are from says openlineage/README.md.
+"""What judges OpenLineage events in the tests: published schemas, and others made of the client's classes.
 
-An event must meet the schema of a run event, and each of its facets the schema that it names. A facet may
-also hold no field that the newest version of its schema does not know: the classes of openlineage-python are
-generated from that version.
+An event must meet the published schema of a run event. Each of its facets must meet the schema that is made
+of openlineage-python's class for the URL that the facet names, and hold no other field; where openlineage/
+has a published schema of that name, it must meet that one, too.
 """
 
 import json
-import pkgutil
 from collections import Counter
 from collections.abc import Iterator
 from functools import cache
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 import attr
-import openlineage.client.generated
 from jsonschema import Draft202012Validator, FormatChecker
-from openlineage.client.generated.base import BaseFacet
 from referencing import Registry, Resource
+
+from tests.openlineage_classes import Schema, facet_classes, schema_of
 
 SCHEMAS = Path(__file__).parent / "openlineage"
 CORE = "OpenLineage"
 FORMATS = FormatChecker(("uuid", "date-time"))
-IN_EVERY_FACET = {"_producer", "_schemaURL", "_deleted"}
 
 
 @FORMATS.checks("uri")
@@ -45,13 +42,26 @@ def check_events(path: Path) -> Counter[tuple[str, str]]:
 
 def problems(event: dict[str, Any]) -> list[str]:
     """What is wrong with an event; empty where it is valid."""
-    found = _violations(event, f"https://openlineage.io/spec/2-0-2/{CORE}.json#/$defs/RunEvent")
+    found = _violations(event, _published(CORE, "/$defs/RunEvent"))
     for name, facet in facets_of(event):
-        url = facet.get("_schemaURL", "")
-        found += [f"{name}: {problem}" for problem in _violations(facet, url)]
-        unknown = set(facet) - IN_EVERY_FACET - _known_fields(url, facet)
-        found += [f"{name}: {field} is no field of {url}" for field in sorted(unknown)]
+        found += [f"{name}: {problem}" for problem in facet_problems(facet)]
     return found
+
+
+def facet_problems(facet: dict[str, Any]) -> list[str]:
+    """What is wrong with a facet; Airflow's own facets name only the core, and may hold any field."""
+    url = facet.get("_schemaURL", "")
+    name, definition = Path(urlsplit(url).path).stem, urlsplit(url).fragment
+    if name == CORE:
+        return _violations(facet, _published(CORE, definition))
+    if url not in facet_classes():
+        return [f"openlineage-python has no class of {url!r}"]
+    kind = facet_classes()[url]
+    found = _violations(facet, schema_of(kind))
+    if name in published_schemas():
+        found += _violations(facet, _published(name, definition))
+    unknown = set(facet) - {field.name for field in attr.fields(kind)}
+    return found + [f"{field} is no field of {url}" for field in sorted(unknown)]
 
 
 def facets_of(event: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -62,19 +72,18 @@ def facets_of(event: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
             yield from holder.get(kind, {}).items()
 
 
-def _violations(value: dict[str, Any], url: str) -> list[str]:
-    file, _, definition = urlsplit(url).path.rpartition("/")[2], "", urlsplit(url).fragment
-    name = file.removesuffix(".json")
-    if name not in _schemas():
-        return [f"there is no schema {url!r} in {SCHEMAS}"]
-    schema = {"$ref": f"{_schemas()[name]['$id']}#{definition}"}
+def _violations(value: dict[str, Any], schema: Schema) -> list[str]:
     validator = Draft202012Validator(schema, registry=_registry(), format_checker=FORMATS)
     return [f"{error.json_path}: {error.message}" for error in validator.iter_errors(value)]
 
 
+def _published(name: str, definition: str) -> Schema:
+    return {"$ref": f"{published_schemas()[name]['$id']}#{definition}"}
+
+
 @cache
-def _schemas() -> dict[str, Any]:
-    """Every schema by its name without the version."""
+def published_schemas() -> dict[str, Any]:
+    """Every published schema by its name without the version."""
     paths = sorted(SCHEMAS.glob("*.json"))
     return {path.name.partition("-")[0]: json.loads(path.read_text()) for path in paths}
 
@@ -86,21 +95,4 @@ def _registry() -> "Registry[Any]":
 
 def _retrieve(uri: str) -> "Resource[Any]":
     """A schema by its URI; facets name different versions of the core, whose base facet is the same."""
-    return Resource.from_contents(_schemas()[uri.rpartition("/")[2].removesuffix(".json")])
-
-
-def _known_fields(url: str, facet: dict[str, Any]) -> set[str]:
-    """The fields of the facet's newest version; Airflow's own facets, which name the core, may hold any."""
-    return _fields().get(url, set()) if f"{CORE}.json" not in url else set(facet)
-
-
-@cache
-def _fields() -> dict[str, set[str]]:
-    """By the URL of a facet's schema, the fields of its class."""
-    package = openlineage.client.generated
-    for module in pkgutil.iter_modules(package.__path__):
-        import_module(f"{package.__name__}.{module.name}")
-    classes = list(BaseFacet.__subclasses__())
-    for one in classes:
-        classes += one.__subclasses__()
-    return {one._get_schema(): {field.name for field in attr.fields(one)} for one in classes}
+    return Resource.from_contents(published_schemas()[uri.rpartition("/")[2].removesuffix(".json")])

@@ -300,7 +300,7 @@ def test_the_schemas_refuse_what_is_wrong(catalog: Catalog, tmp_path: Path) -> N
     for expected in (
         "1 is not of type 'string'",
         "made_up is no field",
-        "no schema",
+        "no class of 'https://example.org/Unknown.json'",
         "not a 'uuid'",
     ):
         assert expected in found
