@@ -13,6 +13,7 @@ from sightline import models, tables
 from sightline.catalog import Catalog
 from sightline.config import DatasetSpec, ReduceSpec
 from sightline.errors import TrainingError
+from sightline.exclusions import SUSPICIOUS, write_exclusions
 from sightline.ledger import Record
 from sightline.models import Pca, Plan
 from sightline.principal_components import (
@@ -21,6 +22,7 @@ from sightline.principal_components import (
     sum_moments,
 )
 from sightline.reduction import reduce_features
+from sightline.tables import Writer
 from tests.conftest import catalog_of, make_task, store_embeddings, store_rows, write_dataset
 
 if TYPE_CHECKING:
@@ -172,11 +174,13 @@ def test_spark_reduces_as_the_pca_projects_and_fits_on_train_only(
 ) -> None:
     data = plain()
     data[2::4] += 100  # the test split lies elsewhere
+    data[1] -= 100  # and so does an image that is left out
     plan = store_embeddings(catalog, spec, data, ["a"] * 60, SPLITS)
+    write_exclusions(catalog, plan.version, {f"{1:064x}": SUSPICIOUS}, Writer("tests"))
     record = reduce(spark, spec, catalog, plan)
     pca = models.load_pca(catalog, plan.version)
     assert pca is not None
-    train = np.delete(data, np.s_[2::4], axis=0)
+    train = np.delete(data, [1, *range(2, 60, 4)], axis=0)
     assert_equals_sklearn(pca, train)
     np.testing.assert_allclose(stored(catalog, plan.version), pca.project(data), atol=1e-4)
     assert record.counts["rows"] == 60

@@ -8,7 +8,17 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pytest
 
-from sightline import attribution, ingestion, models, rejection, rights, storage, tables, tombstones
+from sightline import (
+    attribution,
+    exclusions,
+    ingestion,
+    models,
+    rejection,
+    rights,
+    storage,
+    tables,
+    tombstones,
+)
 from sightline.catalog import Catalog, open_catalog
 from sightline.config import DatasetSpec
 from sightline.errors import ConfigError
@@ -151,9 +161,9 @@ def write_policy(places: Path) -> DatasetSpec:
 def test_attribution_names_every_train_image_and_no_other(own_places: Path) -> None:
     catalog = open_catalog("pets")
     images = [made_up_image_row(number) for number in range(4)]
-    images.append(made_up_image_row(4, label=None))
+    images += [made_up_image_row(4, label=None), made_up_image_row(5)]
     store_rows(catalog.images, images)
-    splits = ["train", "train", "test", "train", "train"]
+    splits = ["train", "train", "test", "train", "train", "train"]
     store_rows(
         catalog.splits,
         [{"image_id": one["image_id"], "group_id": "g", "split": split}
@@ -169,6 +179,8 @@ def test_attribution_names_every_train_image_and_no_other(own_places: Path) -> N
     versions = {"images": tables.current_version(catalog.images),
                 "splits": tables.current_version(catalog.splits)}  # fmt: skip
     models.write_model(catalog, {"version": "v1", "tables": versions})
+    left_out = {images[5]["image_id"]: exclusions.SUSPICIOUS}
+    exclusions.write_exclusions(catalog, "v1", left_out, tables.Writer("tests"))
     store_rows(catalog.images, [made_up_image_row(9)])  # after the model was made
     url = attribution.write_attribution(catalog, "v1")
     first = storage.read_bytes(url)
