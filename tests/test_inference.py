@@ -96,8 +96,8 @@ def test_a_batch_too_large_for_the_device_is_halved_until_it_fits(
         network.embed(shown)
 
 
-# torch's compiler asks every loaded module for `torch`, and a deprecated one of Airflow's answers so.
-@pytest.mark.filterwarnings("ignore:.*torch` attribute is deprecated")
+# torch's compiler asks every loaded module for `torch`, and deprecated ones of Airflow's answer so.
+@pytest.mark.filterwarnings("ignore:The `airflow.*torch`")
 def test_a_compiled_network_gives_the_same_features_and_takes_any_number(
     backbone: Backbone,
 ) -> None:
