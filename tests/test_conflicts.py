@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 DATASET = "source: {type: folder, path: photos}\n"
 
 
+@pytest.mark.slow
 def test_the_same_bytes_under_two_labels_are_a_conflict_on_any_night(
     spark: "SparkSession", tmp_path: Path
 ) -> None:

@@ -120,7 +120,8 @@ def sentences(end: tuple[int, str]) -> list[str]:
 def only_record_of(ids: dict[str, str]) -> dict[str, Any]:
     """The record of the one job that ended well, under the ids of the environment."""
     folder = Path(open_catalog("photos").run(ids["SIGHTLINE_DAG_ID"], ids["SIGHTLINE_RUN_ID"]))
-    assert [path.name for path in folder.iterdir()] == ["well.json"]
+    assert [path.name for path in folder.glob("*.json")] == ["well.json"]
+    assert (folder / "failed" / "fail.json").exists()  # what a failed try had noted lies apart
     record: dict[str, Any] = json.loads((folder / "well.json").read_text())
     assert [record["dag_id"], record["run_id"], record["partition"]] == list(ids.values())
     assert record["seconds"] > 0

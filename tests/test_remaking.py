@@ -95,6 +95,7 @@ def files_of(root: str) -> dict[str, bytes]:
     return {str(path): path.read_bytes() for path in paths}
 
 
+@pytest.mark.slow
 def test_a_head_is_made_again_of_its_table_versions_and_nothing_else_changes(
     spark: "SparkSession", spec: DatasetSpec, catalog: Catalog, own_places: Path,
     capsys: pytest.CaptureFixture[str],

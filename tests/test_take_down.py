@@ -258,6 +258,7 @@ def leave_leftovers(world: World) -> None:
     (Path(catalog.models) / f".model.json.{'0' * 32}").write_text(world.uris[0])
 
 
+@pytest.mark.slow
 def test_nothing_of_an_author_is_left_and_no_night_brings_it_back(
     spark: "SparkSession", world: World
 ) -> None:

@@ -141,6 +141,9 @@ def _options(settings: Settings, port: int) -> dict[str, str]:
         "workers__min_heartbeat_interval": "1",
         "workers__execution_api_timeout": "30",  # a busy laptop is slow, not broken
         "openlineage__namespace": "sightline",
+        # Not in a fork: delta-rs cannot be used in one of a process that has used it.
+        "openlineage__execute_in_thread": "True",
+        "openlineage__execution_timeout": "60",  # seconds; a busy laptop is slow, not broken
         "openlineage__transport": json.dumps(
             {"type": "file", "log_file_path": str(places.lineage), "append": True}
         ),
