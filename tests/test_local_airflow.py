@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 import psutil
 import pytest
@@ -221,6 +221,7 @@ def test_a_person_s_answer_lets_the_model_serve_or_leaves_the_champion(
 ) -> None:
     monkeypatch.setenv("SIGHTLINE_STORAGE", str(places / "data"))
     catalog = open_catalog("asked")
+    log_of_scheduler = places / "state" / "airflow" / "scheduler.log"
     champion = None
     for version, answer in (("v1", "Approve"), ("v2", "Reject")):
         judge(catalog, version, champion)
@@ -234,9 +235,9 @@ def test_a_person_s_answer_lets_the_model_serve_or_leaves_the_champion(
         assert question["subject"] == "Shall the new model of asked serve?"
         assert question["body"].strip() == "| new | champion |\n\nReport: /reports/page.html"
         assert models.read_champion(catalog) == champion  # as long as nobody has answered
-        # Nobody answers before the process that asked has ended; Airflow would kill it for that.
-        asked = client._request("GET", url.removesuffix("/-1")).json()
-        wait_until(lambda pid=asked["pid"]: not pid or not psutil.pid_exists(pid), "its end")
+        # Nobody answers before the scheduler has heard that the task waits: it would take that for an end.
+        heard = f"TaskInstance Finished: dag_id=train_asked, task_id=approve, run_id={unquote(run_id[1])},"
+        wait_until(lambda heard=heard: heard in log_of_scheduler.read_text(), "its pause")
         given = client._request("PATCH", f"{url}/hitlDetails", json={"chosen_options": [answer]})
         assert given.is_success, given.text
         assert run.wait() == 0, run.said
