@@ -262,7 +262,9 @@ def _duplicates(
     """Reject rows for images whose bytes are held under another uri; one held under its own is none."""
     return {
         row["uri"]: reject_row(
-            listed[row["uri"]], Rejected("duplicate", f"same bytes as {row['held_by']}"), None
+            listed[row["uri"]],
+            Rejected("duplicate", f"{rejection.SAME_BYTES}{row['held_by']}"),
+            None,
         )
         for row in left_out
         if row["held_by"] != row["uri"]

@@ -17,6 +17,8 @@ from sightline.source_config import FetchSpec
 from sightline.tables import Writer
 
 MOST_PARTITIONS = 20  # older ones that one run looks at again
+SAME_BYTES = "same bytes as "  # begins a duplicate's detail; then comes the uri that holds them
+HOLDER = f"substr(r.detail, {len(SAME_BYTES) + 1})"  # that uri of a reject r, in SQL
 
 
 def find_due(catalog: Catalog, fetch: FetchSpec, partition: str) -> pa.Table:
