@@ -104,9 +104,7 @@ def kill_in_the_middle(places: Path, killed: list[str]) -> None:
     """kill -9 the driver of fetch_images, then of featurize, each after its first commit."""
     for table, job in (("images", "fetch_images.py"), ("features", "featurize.py")):
         log = places / "data" / "colours" / table / "_delta_log"
-        wait_until(
-            lambda log=log: len(list(log.glob("*.json"))) >= 2
-        )  # the first creates the table
+        wait_until(lambda log=log: any('{"add"' in one.read_text() for one in log.glob("*.json")))
         for pid in drivers(places, job):
             os.kill(pid, signal.SIGKILL)
             killed.append(job)

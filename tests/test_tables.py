@@ -3,8 +3,9 @@
 import multiprocessing
 import os
 import signal
+import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
 from threading import BrokenBarrierError
 from typing import Any
@@ -69,6 +70,21 @@ def test_six_processes_that_replace_one_partition_leave_one_copy(
     assert sum(version is not None for version in versions) == 1
     assert tables.count_rows(table) == 10
     assert len({uri.split("/")[0] for uri in _uris(table)}) == 1
+
+
+def test_threads_that_append_first_create_the_table_once(table: Table) -> None:
+    files = {name: tables.write_batches(table, [_batch([name])]) for name in "abcd"}
+    barrier = threading.Barrier(len(files))
+
+    def append(name: str) -> None:
+        barrier.wait(DEADLINE_SECONDS)
+        tables.append_new(table, files[name], "a", Writer(name))
+
+    with ThreadPoolExecutor(len(files)) as pool:
+        list(pool.map(append, files))
+    log = Path(table.url).glob("_delta_log/*.json")
+    assert sum("CREATE TABLE" in commit.read_text() for commit in log) == 1
+    assert _uris(table) == [f"uri-{name}" for name in files]
 
 
 def test_six_processes_that_replace_four_partitions_each_lose_none_and_double_none(

@@ -34,9 +34,9 @@ from sightline import (
 from sightline.catalog import Catalog, open_catalog
 from sightline.cli import main
 from sightline.config import DatasetSpec
-from sightline.conflicts import DETAIL
 from sightline.errors import ConfigError, StorageError
 from sightline.models import make_plan, read_plan, write_plan
+from sightline.rejection import SAME_BYTES
 from sightline.sources import Access
 from sightline.take_down import Asked
 from sightline.training import train_classifier
@@ -367,7 +367,7 @@ take_down.take_down(open_catalog("pets"), take_down.Asked("author", (author,)), 
 def test_the_same_bytes_under_another_label_go_too(world: World) -> None:
     reject = {
         "uri": "mem://elsewhere", "stage": "fetch_images", "reason": "conflict", "attempts": 1,
-        "detail": f"{DETAIL}{world.uris[0]}", "partition": "late",
+        "detail": f"{SAME_BYTES}{world.uris[0]}", "partition": "late",
         "rejected_at": datetime(2026, 11, 7, tzinfo=UTC),
     }  # fmt: skip
     batch = pa.RecordBatch.from_pylist([reject], schema=world.catalog.rejects.schema)

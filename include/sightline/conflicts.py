@@ -10,8 +10,7 @@ from deltalake import DeltaTable
 from sightline import tables
 from sightline.catalog import Catalog
 from sightline.labels_config import LabelsSpec
-
-DETAIL = "same bytes as "  # how a reject names the uri that holds its bytes
+from sightline.rejection import HOLDER
 
 # What the source says now, by each uri of the same bytes; of a uri that it no longer lists, what it said.
 FOUND = f"""
@@ -22,7 +21,7 @@ FOUND = f"""
         UNION ALL
         SELECT r.holder, r.uri, coalesce(m.label, r.label) AS label
         FROM (
-            SELECT uri, label, substr(detail, {len(DETAIL) + 1}) AS holder FROM rejects
+            SELECT uri, label, {HOLDER} AS holder FROM rejects r
             WHERE reason IN ('duplicate', 'conflict')
         ) r
         LEFT JOIN manifest m ON m.uri = r.uri

@@ -19,7 +19,6 @@ import pyarrow.parquet as pq
 from sightline import lookup, rejection, rights, spark, storage, tables, tombstones
 from sightline.catalog import Catalog
 from sightline.config import DatasetSpec
-from sightline.conflicts import DETAIL
 from sightline.errors import SourceError
 from sightline.images import Limits, Rejected
 from sightline.ledger import Record, TaskRun
@@ -307,7 +306,7 @@ def _twin(label: str | None, holder: str, held_label: str | None) -> Rejected:
     if not holder:
         return Rejected("taken_down", "the same bytes were taken down under another uri")
     is_conflict = None not in (label, held_label) and label != held_label
-    return Rejected("conflict" if is_conflict else "duplicate", f"{DETAIL}{holder}")
+    return Rejected("conflict" if is_conflict else "duplicate", f"{rejection.SAME_BYTES}{holder}")
 
 
 def _count(table: tables.Table, partition: str | None = None) -> int:

@@ -20,6 +20,8 @@ from sightline.tables import Writer
 IDENTITY = "fetch_images"  # of all who write rejects, whatever their task and partition
 ALL_ALLOWED = LicencesSpec()
 MOST_PARTITIONS = 20  # older ones that one run looks at again
+SAME_BYTES = "same bytes as "  # begins a duplicate's detail; then comes the uri that holds them
+HOLDER = f"substr(r.detail, {len(SAME_BYTES) + 1})"  # that uri of a reject r, in SQL
 
 
 def find_due(

@@ -9,7 +9,7 @@ import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from sightline import ledger, storage, tables
+from sightline import ledger, rejection, storage, tables
 from sightline.catalog import Catalog
 from sightline.config import DatasetSpec
 from sightline.errors import SourceError, TrainingError
@@ -25,7 +25,7 @@ QUOTE = '"'
 ANSWERED = """
     SELECT m.uri, i.image_id, a.predicted FROM manifest m
     LEFT JOIN rejects r ON r.uri = m.uri AND r.reason = 'duplicate'
-    LEFT JOIN images i ON i.uri = coalesce(substr(r.detail, 15), m.uri)
+    LEFT JOIN images i ON i.uri = coalesce({holder}, m.uri)
     LEFT JOIN (SELECT image_id, predicted FROM answers WHERE model_version = {version}) a
         ON a.image_id = i.image_id
     WHERE m.split_hint = 'predict'
@@ -99,7 +99,7 @@ def find_answers(
     """The class of each image that is asked for by its file's name, with or without ending or folders;
     None where it was rejected."""
     found: dict[str, tuple[str, str | None]] = {}  # image: its uri and class
-    statement = ANSWERED.format(version=tables.literal(version))
+    statement = ANSWERED.format(version=tables.literal(version), holder=rejection.HOLDER)
     names = ("manifest", "rejects", "images", "answers")
     with tables.stream_query(**{one: getattr(catalog, one) for one in names}) as sql:
         for batch in sql(statement):

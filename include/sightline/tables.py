@@ -325,6 +325,8 @@ def _create(table: Table) -> None:
             partition_by=partition_by,
             name=table.name,
             storage_options=storage.delta_options(table.url),
+            # With retries, delta-rs creates the table once more on top of another writer's.
+            commit_properties=CommitProperties(max_commit_retries=0),
         )
     except (DeltaError, OSError) as error:
         if open_table(table) is None:  # not merely created by another writer in the meantime

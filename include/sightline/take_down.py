@@ -15,9 +15,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
 
-from sightline import erasure, exclusions, models, storage, tables, tombstones, traces
+from sightline import erasure, exclusions, models, rejection, storage, tables, tombstones, traces
 from sightline.catalog import Catalog
-from sightline.conflicts import DETAIL
 from sightline.erasure import Doomed
 from sightline.errors import ConfigError, StorageError
 from sightline.tables import Table
@@ -189,7 +188,7 @@ def _duplicates(catalog: Catalog) -> list[tuple[str, str]]:
     rows = _rows(
         catalog.rejects, ["uri", "detail"], "reason", ["duplicate", "conflict"]
     ).to_pylist()
-    return [(row["uri"], (row["detail"] or "").removeprefix(DETAIL)) for row in rows]
+    return [(row["uri"], (row["detail"] or "").removeprefix(rejection.SAME_BYTES)) for row in rows]
 
 
 def _rows(table: Table, columns: list[str], key: str, values: Iterable[str]) -> pa.Table:

@@ -11,7 +11,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from sightline import models, tables
+from sightline import models, rejection, tables
 from sightline.catalog import Catalog
 from sightline.errors import ConfigError
 
@@ -24,7 +24,7 @@ ASKED = """
     LEFT JOIN (SELECT image_id FROM answers WHERE model_version = {version}) a
         ON a.image_id = i.image_id
     LEFT JOIN (
-        SELECT DISTINCT substr(r.detail, 15) AS uri FROM rejects r
+        SELECT DISTINCT {holder} AS uri FROM rejects r
         JOIN manifest m ON m.uri = r.uri AND m.split_hint = 'predict'
         WHERE r.reason = 'duplicate'
     ) t ON t.uri = i.uri
@@ -112,6 +112,7 @@ def _ask(
         condition=condition,
         version=tables.literal(wanted.version),
         wanted=wanted.condition,
+        holder=rejection.HOLDER,
     )
     images = tables.open_table(catalog.images, wanted.images_version)
     read = {name: getattr(catalog, name) for name in (source, "answers", "rejects", "manifest")}

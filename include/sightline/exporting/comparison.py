@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -84,12 +85,12 @@ def _expected(catalog: Catalog, model: dict[str, Any], most: int) -> dict[str, A
     """Our probabilities by image_id, those without test-time augmentation."""
     tuned = model["kind"] == models.FINE_TUNED
     table = catalog.scores if tuned else catalog.predictions
-    columns = ["image_id", "probabilities"]
-    found: dict[str, Array] = {}
-    for batch in tables.read_batches(table, columns, partition=model["version"]):
-        for row in batch.slice(0, max(most - len(found), 0)).to_pylist():
-            found[row["image_id"]] = np.asarray(row["probabilities"], dtype=np.float32)
-    return found
+    batches = tables.read_batches(table, ["image_id", "probabilities"], partition=model["version"])
+    rows = (row for batch in batches for row in batch.to_pylist())
+    return {
+        row["image_id"]: np.asarray(row["probabilities"], dtype=np.float32)
+        for row in islice(rows, most)
+    }
 
 
 def _pictures(
