@@ -2,6 +2,7 @@
 
 import http.server
 import io
+import logging
 import os
 import signal
 import subprocess
@@ -66,6 +67,7 @@ def spark() -> Iterator["SparkSession"]:
     from sightline.spark import start_session
 
     session = start_session("tests")
+    logging.getLogger("py4j").setLevel(logging.WARNING)  # it says goodbye to a console that is gone
     yield session
     session.stop()
 
