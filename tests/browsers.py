@@ -1,4 +1,4 @@
-"""A real browser at our pages: Debian's Chromium, driven by Playwright, with axe-core to judge what it shows."""
+"""A real browser at our pages: the system's Chromium, driven by Playwright, with axe-core to judge them."""
 
 import shutil
 import threading
@@ -81,7 +81,7 @@ class Watched:
 def watched(
     browser: "Browser", home: str, theme: Any = "light", width: str = "desktop"
 ) -> Iterator[Watched]:
-    """A fresh page of a theme and a width that notes console errors, failed requests and foreign addresses."""
+    """A fresh page of a theme and a width, which notes console errors and words to other machines."""
     context = browser.new_context(
         color_scheme=theme, viewport={"width": WIDTHS[width], "height": 900}
     )

@@ -18,7 +18,11 @@ description: Birds at the feeder, a photo a visit.
 source: {type: flickr, searches: {robin: robin, wren: wren}}
 backbone: {name: resnet18}
 """
-BY_FOLDER = "description: Written by hand.\nsource: {type: folder, path: photos}\nbackbone: {name: resnet18}\n"
+BY_FOLDER = """\
+description: Written by hand.
+source: {type: folder, path: photos}
+backbone: {name: resnet18}
+"""
 BROKEN = "source: {type: folder, path: photos}\nbackbone: {name: resnet5}\n"
 
 # As strangers name things: a script, from right to left, emoji, and longer than a card is wide.
