@@ -27,7 +27,7 @@ STAGES = {
     "publishing", "validation", "reporting", "lineage", "preflight", "fine_tuning", "predicting",
     "submission", "tracking", "inspection", "label_audit", "drift",
 }  # fmt: skip
-KNOW_AIRFLOW = {"work", "operators", "orchestration", "stages"}
+KNOW_AIRFLOW = {"airflow_access", "work", "operators", "orchestration", "stages"}
 KNOW_TORCH = {"backbones", "featurization", "fine_tuning", "exporting", "worker_daemon"}
 
 
@@ -92,6 +92,12 @@ def test_dags_and_jobs_stay_thin() -> None:
             lines = path.read_text().splitlines()
             assert len(lines) <= 80, path
             assert ast.get_docstring(ast.parse(path.read_text())), path
+
+
+def test_the_plugin_which_each_task_imports_is_light() -> None:
+    for path in (HOME / "plugins").glob("*.py"):
+        roots = {name.split(".")[0] for name in imported(path, at_top_level_only=True)}
+        assert roots <= {"airflow", "functools", "typing", "urllib"}, path
 
 
 def test_every_module_says_what_it_is_and_stays_readable() -> None:
