@@ -5,7 +5,7 @@ from typing import Any
 
 import pyarrow.dataset as ds
 
-from sightline import exclusions, label_overrides, ledger, lookup, models, storage, tables
+from sightline import exclusions, ledger, lookup, models, storage, tables
 from sightline.catalog import Catalog
 from sightline.errors import ConfigError, StorageError
 from sightline.held_out import is_held_out
