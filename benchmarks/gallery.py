@@ -7,26 +7,16 @@ The tables are written as nights of an ingest would leave them, with tiny JPEGs 
 image is decoded for it, and no model is trained.
 """
 
-import argparse
 import hashlib
 import io
-import json
-import os
 import random
-import statistics
-import sys
-import tempfile
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-
-from benchmarks import measuring
-from benchmarks.measuring import HOME
 
 DATASET = "many"
 CLASSES = 100

@@ -1,4 +1,4 @@
-"""Suspicious labels, to be accepted or corrected; what is said of a label counts from the next training on."""
+"""Suspicious labels, to be accepted or corrected; what is said counts from the next training on."""
 
 from typing import Annotated
 

@@ -19,9 +19,9 @@ def read_thumbnail(
 ) -> Response:
     """A small or a large picture of an image."""
     kept = {"ETag": f'"{image_id[:16]}-{size}"', "Cache-Control": "private, no-cache"}
-    if request.headers.get("if-none-match") == kept["ETag"]:
-        if thumbnails.is_held(visit.catalog, image_id):
-            return Response(status_code=304, headers=kept)
+    is_known = request.headers.get("if-none-match") == kept["ETag"]
+    if is_known and thumbnails.is_held(visit.catalog, image_id):
+        return Response(status_code=304, headers=kept)
     drawn = thumbnails.draw(visit.catalog, image_id, size)
     if drawn is None:
         raise HTTPException(404, "There is no picture of this image; it may have been taken down.")

@@ -123,7 +123,8 @@ def _find(
     behind = ""
     if after is not None:
         place, uri, image_id = map(literal, (after.partition, after.uri, after.image_id))
-        behind = f" AND (i.partition < {place} OR i.uri > {uri} OR (i.uri = {uri} AND i.image_id > {image_id}))"
+        later = f"i.uri > {uri} OR (i.uri = {uri} AND i.image_id > {image_id})"
+        behind = f" AND (i.partition < {place} OR {later})"
     with tables.query(**_tables(catalog, filters, champion)) as sql:
         for some in _groups(wanted):
             yield from sql(

@@ -1,4 +1,4 @@
-"""The images that are most alike to one, by the angle between their embeddings: one pass over the features."""
+"""The images that are most alike to one, by the angle of their embeddings: one pass over the features."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
