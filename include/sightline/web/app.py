@@ -14,6 +14,7 @@ from sightline.errors import SightlineError, StorageError
 from sightline.web import (
     dataset,
     datasets,
+    documents,
     duplicates,
     embedding_map,
     gallery,
@@ -21,10 +22,11 @@ from sightline.web import (
     labels,
     quality,
     rejects,
+    runs,
     thumbnails,
 )
 from sightline.web.access import Access, Entering
-from sightline.web.rendering import STATIC, page
+from sightline.web.rendering import KEPT, STATIC, page
 from sightline.web.security import READING, SecureHeaders, is_of_this_site
 
 log = logging.getLogger(__name__)
@@ -32,10 +34,10 @@ log = logging.getLogger(__name__)
 PAGES = tuple(
     one.router
     for one in (
-        datasets, dataset, gallery, thumbnails, image, rejects, duplicates, labels, embedding_map, quality
+        datasets, dataset, gallery, thumbnails, image, rejects, duplicates, labels, embedding_map,
+        quality, runs, documents,
     )
 )  # fmt: skip
-KEPT = "private, max-age=31536000, immutable"  # a static file's address holds its fingerprint
 MEDIA_TYPES = {".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
 
 

@@ -1,9 +1,9 @@
-"""The history of the checks, and Great Expectations' Data Docs."""
+"""The history of the checks."""
 
 from typing import Annotated
 
-from fastapi import APIRouter, HTTPException, Query, Request
-from starlette.responses import HTMLResponse, Response
+from fastapi import APIRouter, Query, Request
+from starlette.responses import HTMLResponse
 
 from sightline import storage
 from sightline.web.access import Seeing
@@ -12,11 +12,6 @@ from sightline.web.views.checks import read_validations
 
 router = APIRouter(include_in_schema=False)
 Number = Annotated[int, Query(ge=1, le=100_000)]
-# Pages that another program has made: their own styles, and nothing that acts.
-DATA_DOCS_POLICY = (
-    "default-src 'none'; style-src 'unsafe-inline'; img-src 'self' data:; base-uri 'none'; "
-    "form-action 'none'; frame-ancestors 'self'"
-)
 
 
 @router.get("/datasets/{dataset}/quality")
@@ -33,15 +28,3 @@ def show_quality(request: Request, visit: Seeing, number: Number = 1) -> HTMLRes
         number=number,
         has_docs=has_docs,
     )
-
-
-@router.get("/datasets/{dataset}/checks/{path:path}")
-def read_data_docs(visit: Seeing, path: str) -> Response:
-    """A page of the Data Docs."""
-    parts = path.split("/")
-    url = storage.join(visit.catalog.checks, *parts)
-    is_page = path.endswith(".html") and not any(part in ("", ".", "..") for part in parts)
-    if not is_page or "\\" in path or not storage.exists(url):
-        raise HTTPException(404, f"The Data Docs have no page {path!r}.")
-    headers = {"Content-Security-Policy": DATA_DOCS_POLICY}
-    return Response(storage.read_bytes(url), media_type="text/html; charset=utf-8", headers=headers)
