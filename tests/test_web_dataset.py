@@ -21,7 +21,7 @@ from sightline.web.app import create_app
 from sightline.web.recent import Recent
 from sightline.web.views import embedding_map, gallery, neighbours, thumbnails
 from sightline.web.views.gallery import Filters, read_page
-from tests.conftest import made_up_image_row, store_partition, store_rows, write_dataset
+from tests.conftest import catalog_of, made_up_image_row, store_partition, store_rows, write_dataset
 from tests.web_world import DAYS, LABELS, PLAN, SCRIPT, letting, make_world
 
 DATASET = "source: {type: folder, path: photos}\n"
