@@ -1,127 +1,112 @@
-"""The gallery at 100,000 images: seconds that the server takes for pages and thumbnails, and its memory.
+"""The pages of a dataset with 100,000 images: milliseconds at the server, and its memory.
 
     .venv/bin/python -m benchmarks.gallery --images 100000
-    .venv/bin/python -m benchmarks.gallery --make FOLDER    only the tables, to be looked at
 
-The tables are written as nights of an ingest would leave them, with tiny JPEGs that are all different; no
-image is decoded for it, and no model is trained.
+The application answers in a process of its own that has just begun; its answers are taken without a network.
+The first answer of each kind, when nothing is remembered, stands beside the median of those after it.
 """
 
-import hashlib
-import io
-import random
-from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
+import argparse
+import json
+import os
+import re
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import pyarrow as pa
+from benchmarks import many_images, measuring
+from benchmarks.measuring import HOME
 
-DATASET = "many"
-CLASSES = 100
-NIGHTS = 20
-FILE_IMAGES = 1_000  # of a chunk that a fetch commits
-GROUP_IMAGES = 64  # of a row group
-DIM = 64  # of the embeddings
-LICENCES = ("CC BY 4.0", "CC BY-SA 2.0", "CC0 1.0", None)
-MODEL = "00001-madeup"
 TIMES = 20
-SPEC = "source: {type: folder, path: photos}\nbackbone: {name: resnet18}\n"
+PAGES = {
+    "gallery, first page": "/gallery",
+    "gallery, next page": "/gallery?after={after}",
+    "gallery, one class": "/gallery?label=class+005",
+    "gallery, test split": "/gallery?split=test",
+    "gallery, one licence": "/gallery?licence=CC0+1.0",
+    "gallery, one issue": "/gallery?issue=dark",
+    "gallery, predicted wrong": "/gallery?wrong=1",
+    "gallery, what can be chosen": "/gallery/filters",
+    "overview": "",
+    "image": "/images/{image_id}",
+    "image, neighbours": "/images/{image_id}/neighbours",
+    "map, 20,000 points": "/map/points",
+}
 
 
-def make(root: Path, images: int) -> None:
-    """Write a dataset file and tables of so many images below a folder: datasets/ and data/."""
-    from sightline import models, storage
-    from sightline.catalog import Catalog
+def run_one() -> None:
+    """Ask for every page, again and again; says what it took."""
+    from starlette.testclient import TestClient
 
-    (root / "datasets").mkdir(parents=True, exist_ok=True)
-    (root / "datasets" / f"{DATASET}.yaml").write_text(SPEC)
-    catalog = Catalog(DATASET, str(root / "data" / DATASET))
-    night_images = images // NIGHTS
-    pictures = list(_pictures())
-    for night in range(NIGHTS):
-        day = f"{datetime(2026, 11, 1, tzinfo=UTC) + timedelta(days=night):%Y-%m-%d}"
-        first = night * night_images
-        rows = [_row(number, pictures, day) for number in range(first, first + night_images)]
-        rows.sort(key=lambda row: str(row["uri"]))  # as a work list has them
-        _write_night(catalog, rows, day, random.Random(night))
-    model = {"version": MODEL, "kind": models.HEAD, "created_at": "2026-11-20T00:00:00+00:00",
-             "labels": [_label(one) for one in range(CLASSES)], "backbone_id": "made-up",
-             "metrics": {"accuracy": 0.9}, "rows": {}, "tables": {"images": 1, "features": 1, "splits": 1},
-             "reduction": None, "head": {"kind": "logistic_regression"}}  # fmt: skip
-    models.write_model(catalog, model)
-    storage.write_json(catalog.champion, {"version": MODEL})
+    from sightline.web.access import Open
+    from sightline.web.app import create_app
 
+    client = TestClient(create_app(Open()))
+    home = f"/datasets/{many_images.DATASET}"
 
-def _pictures() -> Iterator[bytes]:
-    """A few hundred small JPEGs; each image is one of them with a comment of its own."""
-    from PIL import Image
+    def get(path: str) -> str:
+        answer = client.get(home + path)
+        assert answer.status_code == 200, (path, answer.text[:500])
+        return answer.text
 
-    rng = np.random.default_rng(0)
-    for _ in range(256):
-        coarse = rng.integers(0, 256, (6, 6, 3), np.uint8)
-        buffer = io.BytesIO()
-        Image.fromarray(coarse).resize((96, 96), Image.Resampling.BICUBIC).save(
-            buffer, "JPEG", quality=80
-        )
-        yield buffer.getvalue()
+    rows = [_timed("gallery, first page", lambda: get(PAGES["gallery, first page"]))]
+    first = get("/gallery")
+    ids = re.findall(r"/thumbnails/([0-9a-f]{64})", first)
+    [after] = re.findall(r"after=([^\"&]+)", first)
+    with ThreadPoolExecutor(6) as browser:  # as many as a browser asks for at once
+
+        def draw() -> None:
+            list(browser.map(get, [f"/thumbnails/{image_id}" for image_id in ids]))
+
+        rows.append(_timed(f"{len(ids)} thumbnails of it", draw))
+    for name, path in list(PAGES.items())[1:]:
+        whole = path.format(after=after, image_id=ids[7])
+        rows.append(_timed(name, lambda whole=whole: get(whole)))  # type: ignore[misc]
+    print(json.dumps(rows))
 
 
-def _row(number: int, pictures: list[bytes], day: str) -> dict[str, Any]:
-    plain, label = pictures[number % len(pictures)], _label(number % CLASSES)
-    comment = f"image {number}".encode()
-    content = plain[:2] + b"\xff\xfe" + (len(comment) + 2).to_bytes(2, "big") + comment + plain[2:]
-    image_id = hashlib.sha256(content).hexdigest()
+def _timed(name: str, ask: Callable[[], object]) -> dict[str, Any]:
+    seconds = []
+    for _ in range(1 + TIMES):
+        began = time.perf_counter()
+        ask()
+        seconds.append(time.perf_counter() - began)
     return {
-        "image_id": image_id, "uri": f"https://photos.example/{label}/{number:07d}.jpg",
-        "label": label, "content": content, "size_bytes": len(content), "format": "JPEG",
-        "height": 96, "width": 96, "n_channels": 3, "mode": "RGB", "exif_orientation": 1,
-        "rotation": 0, "phash": image_id[:16], "partition": day,
-    }  # fmt: skip
+        "system": name,
+        "first_seconds": round(seconds[0], 4),
+        "median_seconds": round(measuring.median(seconds[1:]), 4),
+        "slowest_seconds": round(max(seconds[1:]), 4),
+    }
 
 
-def _label(number: int) -> str:
-    return f"class {number:03d}"
+def main() -> None:
+    """Make the images, unless a folder has them, then ask."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--one", action="store_true", help=argparse.SUPPRESS)
+    asked = measuring.add_arguments(parser, images=100_000)
+    if asked.one:
+        run_one()
+        return
+    made = asked.workplace / f"many-{asked.images}"
+    if not made.exists():
+        many_images.make(made, asked.images)
+    environment = {
+        **os.environ,
+        "PYTHONPATH": f"{HOME / 'include'}{os.pathsep}{HOME}",
+        "SIGHTLINE_DATASETS": str(made / "datasets"),
+        "SIGHTLINE_STORAGE": str(made / "data"),
+    }
+    command = [sys.executable, "-m", "benchmarks.gallery", "--one"]
+    with tempfile.TemporaryDirectory() as folder:
+        done = measuring.run(command, environment, Path(folder))
+    rows = json.loads(done.said.splitlines()[-1])
+    rows[0]["peak_rss_bytes"] = done.peak_bytes  # of the whole server, in the end
+    measuring.write_results(asked.results, rows, measuring.our_versions(), images=asked.images)
 
 
-def _write_night(catalog: Any, rows: list[dict[str, Any]], day: str, draw: random.Random) -> None:
-    """The tables of one night: chunks of images, then one commit each of the others."""
-    for first in range(0, len(rows), FILE_IMAGES):
-        _append(catalog.images, rows[first : first + FILE_IMAGES], day)
-    listed = [{"uri": row["uri"], "label": row["label"], "partition": day, "size_bytes": row["size_bytes"],
-               "licence": draw.choice(LICENCES), "author": f"author {draw.randrange(999)}"} for row in rows]  # fmt: skip
-    _append(catalog.manifest, listed, day)
-    splits = [{"image_id": row["image_id"], "group_id": row["phash"],
-               "split": draw.choices(("train", "val", "test"), (8, 1, 1))[0]} for row in rows]  # fmt: skip
-    _append(catalog.splits, splits, None)
-    doubtful = [{"image_id": row["image_id"], "issue": draw.choice(("dark", "blurry")), "score": 0.1,
-                 "threshold": 0.2, "partition": day} for row in rows if draw.random() < 0.05]  # fmt: skip
-    _append(catalog.issues, doubtful, day)
-    labels = {row["image_id"]: row["label"] for row in rows}
-    answers = [_answer(one["image_id"], labels[one["image_id"]], draw) for one in splits
-               if one["split"] == "test"]  # fmt: skip
-    _append(catalog.predictions, answers, MODEL)
-    numbers = np.random.default_rng(len(rows))
-    features = [{"image_id": row["image_id"], "backbone_id": "made-up",
-                 "embedding": numbers.normal(int(row["label"][-3:]) % 7, 1, DIM)} for row in rows]  # fmt: skip
-    _append(catalog.features, features, "made-up")
-
-
-def _answer(image_id: str, label: str, draw: random.Random) -> dict[str, Any]:
-    predicted = label if draw.random() < 0.9 else _label(draw.randrange(CLASSES))
-    return {"image_id": image_id, "model_version": MODEL, "label": label, "predicted": predicted,
-            "probability": 0.8, "probabilities": [0.8]}  # fmt: skip
-
-
-def _append(table: Any, rows: list[dict[str, Any]], partition: str | None) -> None:
-    """One commit that adds rows, in row groups as a worker writes them."""
-    from sightline import tables
-
-    size = GROUP_IMAGES if table.name == "images" else len(rows)
-    batches = (
-        pa.RecordBatch.from_pylist(rows[first : first + size], schema=table.schema)
-        for first in range(0, len(rows), size)
-    )
-    urls = tables.write_batches(table, batches)
-    tables.append_new(table, urls, partition, tables.Writer("made up"), key=table.schema.names[0])
+if __name__ == "__main__":
+    main()

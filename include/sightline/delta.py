@@ -145,8 +145,11 @@ def literal(text: str) -> str:
 def urls_by_partition(table: Table) -> dict[str | None, list[str]]:
     """The files of the newest version by their partition, or by None in a table without any."""
     opened = open_table(table)
-    if opened is None:
-        return {}
+    return {} if opened is None else grouped_urls(table, opened)
+
+
+def grouped_urls(table: Table, opened: DeltaTable) -> dict[str | None, list[str]]:
+    """The files of an opened version by their partition, or by None in a table without any."""
     actions = pa.table(opened.get_add_actions(flatten=True))
     names = [file_name(unquote(path)) for path in actions["path"].to_pylist()]
     column = f"partition.{table.partition_by}"

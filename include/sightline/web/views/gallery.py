@@ -9,11 +9,12 @@ from dataclasses import dataclass, fields, replace
 from itertools import islice
 from typing import Any
 
-from sightline import delta, lookup, models, tables
+from sightline import delta, models, tables
 from sightline.catalog import Catalog
 from sightline.reporting.formats import natural_order
 from sightline.tables import literal
 from sightline.web.recent import Recent
+from sightline.web.views.newest import files_by_partition
 
 PAGE_IMAGES = 60
 UNLABELLED = "(no label)"
@@ -116,7 +117,7 @@ def _find(
     catalog: Catalog, filters: Filters, after: Cursor | None, champion: str | None
 ) -> Iterator[dict[str, Any]]:
     """Rows of a page and those behind it, as far as they are asked for."""
-    held = sorted(filter(None, delta.urls_by_partition(catalog.images)), reverse=True)
+    held = sorted(filter(None, files_by_partition(catalog.images)), reverse=True)
     wanted = [name for name in held if filters.partition in ("", name)]
     wanted = [name for name in wanted if after is None or name <= after.partition]
     condition = _condition(filters, champion)
@@ -220,27 +221,20 @@ def _tile(row: dict[str, Any]) -> Tile:
 def _completed(catalog: Catalog, tiles: list[Tile], champion: str | None) -> list[Tile]:
     """With split and prediction."""
     ids = [tile.image_id for tile in tiles]
-    splits = lookup.rows_of(catalog.splits, "image_id", ids, ["image_id", "split"]).to_pylist()
+    listed = ", ".join(map(literal, ids)) or "''"
+    ours = f"image_id IN ({listed})"
+    with tables.query(splits=catalog.splits, predictions=catalog.predictions) as sql:
+        splits = sql(f"SELECT image_id, split FROM splits WHERE {ours}").to_pylist()
+        predictions = sql(
+            f"SELECT image_id, predicted FROM predictions WHERE {ours} "
+            f"AND model_version = {literal(champion or '')}"
+        ).to_pylist()
     split_of = {row["image_id"]: row["split"] for row in splits}
-    predicted = predictions_of(catalog, ids, champion)
+    predicted = {row["image_id"]: row["predicted"] for row in predictions}
     return [
         replace(tile, split=split_of.get(tile.image_id), predicted=predicted.get(tile.image_id))
         for tile in tiles
     ]
-
-
-def predictions_of(catalog: Catalog, image_ids: list[str], version: str | None) -> dict[str, str]:
-    """What a model predicts of some test images."""
-    files = tables.file_urls(catalog.predictions, partition=version) if version else []
-    if not files or not image_ids:
-        return {}
-    listed = ", ".join(map(literal, image_ids))
-    with tables.query(predictions=catalog.predictions) as sql:
-        found = sql(
-            f"SELECT image_id, predicted FROM predictions WHERE model_version = {literal(version or '')} "
-            f"AND image_id IN ({listed})"
-        )
-    return {row["image_id"]: row["predicted"] for row in found.to_pylist()}
 
 
 def _champion(catalog: Catalog) -> str | None:

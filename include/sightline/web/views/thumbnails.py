@@ -15,9 +15,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from PIL import Image
 
-from sightline import images, parquet, tables
+from sightline import images, parquet
 from sightline.catalog import Catalog
 from sightline.web.recent import Recent
+from sightline.web.views.newest import newest_files
 
 SIDES = {"small": 192, "large": 768}  # pixels of the longer side
 AS_IT_IS = 64  # pixels; what is no larger is handed out with its pixels unchanged
@@ -82,7 +83,7 @@ def _find(catalog: Catalog, image_id: str) -> tuple[str, int, int] | None:
     if len(image_id) != 64 or set(image_id) - set("0123456789abcdef"):
         return None
     key = int(image_id[-16:], 16)
-    for url in reversed(tables.file_urls(catalog.images)):
+    for url in newest_files(catalog.images):
         for group, row in _index(url).places(key):
             if _group(url, group)["image_id"][row].as_py() == image_id:
                 return url, group, row
