@@ -119,4 +119,4 @@ def _scaled(points: Array) -> Array:
     low, high = plane.min(axis=0), plane.max(axis=0)
     width = float((high - low).max()) or 1.0
     middle = (low + high) / 2
-    return np.round((plane - middle) / width + 0.5, 4)
+    return np.asarray(np.round((plane - middle) / width + 0.5, 4))

@@ -63,7 +63,7 @@ def _find(catalog: Catalog, backbone_id: str, image_id: str) -> list[Neighbour]:
     own = next((row["embedding"] for row in rows if row["backbone_id"] == backbone_id), None)
     if own is None:
         return []
-    direction = _directions(np.float32([own]))[0]
+    direction = _directions(np.array([own], np.float32))[0]
     best: list[tuple[float, str]] = []
     for ids, embeddings in embedding_batches(catalog, backbone_id):
         similarities = _directions(embeddings) @ direction
