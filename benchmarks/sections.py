@@ -204,6 +204,21 @@ SECTIONS = {
         ),
         bar_plots("seconds", "Grouping near-duplicates", "seconds"),
     ),
+    "gallery": Section(
+        "Pages at 100,000 images",
+        "What the server takes for pages of a dataset of 100,000 images in twenty nights: the first time, "
+        "when the process has just begun and remembers nothing, and the median of twenty times after it. "
+        "The memory is that of the whole server in the end.",
+        (
+            (
+                ("first_seconds", "first time", milliseconds),
+                ("median_seconds", "again", milliseconds),
+                ("slowest_seconds", "slowest of twenty", milliseconds),
+                MEMORY,
+            ),
+        ),
+        bar_plots("first_seconds", "Pages at 100,000 images, the first time", "seconds"),
+    ),
     "gpu": Section(
         "GPU",
         "From JPEG bytes to features in host memory, and the network alone, in bf16.",

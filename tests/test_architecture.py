@@ -20,7 +20,7 @@ MIDDLE = {
     "sources", "backbones", "models", "ledger", "rejection", "principal_components", "embeddings",
     "metrics", "slices", "wanted_images", "near_duplicates", "split_groups", "split_balance",
     "issue_scores", "conflicts", "exclusions", "discriminant", "confident_learning", "tombstones",
-    "erasure", "traces", "take_down", "rights", "attribution", "readmission",
+    "erasure", "traces", "take_down", "rights", "attribution", "readmission", "label_overrides",
 }  # fmt: skip
 STAGES = {
     "ingestion", "featurization", "splitting", "reduction", "training", "evaluation", "gating",

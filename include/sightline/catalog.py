@@ -1,8 +1,8 @@
 """Where the data of a dataset lives, in the order in which it flows; no other module builds a path.
 
 <storage>/<dataset>/
-    manifest images rejects issues features drift splits suspicious_labels exclusions reduced scores
-    predictions metrics answers scaling    Delta tables
+    manifest images rejects issues features drift splits label_overrides suspicious_labels exclusions
+    reduced scores predictions metrics answers scaling    Delta tables
     tombstones readmissions check_results    Delta tables, too
     models/<version>/   plan.json, model.json, weights.safetensors, decision.json
     models/champion.json    the model that serves, and those before it
@@ -70,6 +70,11 @@ class Catalog:
         return self._source("splits", schemas.SPLITS, None)
 
     @property
+    def label_overrides(self) -> Table:
+        """Labels that people have accepted or corrected."""
+        return self._source("label_overrides", schemas.LABEL_OVERRIDES, None)
+
+    @property
     def suspicious_labels(self) -> Table:
         """Labels that the other images speak against, worst first, by plan."""
         return self._table("suspicious_labels", schemas.SUSPICIOUS_LABELS, "model_version")
@@ -135,6 +140,7 @@ class Catalog:
             self.features,
             self.drift,
             self.splits,
+            self.label_overrides,
             self.suspicious_labels,
             self.exclusions,
             self.reduced,

@@ -23,7 +23,8 @@ _MEASURED = (
 _FROM_CONTENT: Columns = dict.fromkeys(_MEASURED, ("source.content",))
 _IN_MANIFEST = [name for name in schemas.MANIFEST.names if name != "partition"]
 _LISTED: Columns = dict.fromkeys(_IN_MANIFEST, ("source.listing",))
-_LABELLED = ("images.label", "splits.split", "splits.group_id", "exclusions.reason")
+_LABEL = ("images.label", "label_overrides.label")
+_LABELLED = (*_LABEL, "splits.split", "splits.group_id", "exclusions.reason")
 _ALIKE = ("images.phash", "images.view_hashes", "manifest.author", "manifest.uploaded_at")
 _LOOKED_AT = (
     "images.view_hashes", "images.brightness_p5", "images.brightness_p99", "images.entropy",
@@ -35,7 +36,7 @@ _COMPARED = (
     "images.brightness_p5", "images.brightness_p99", "images.entropy", "images.laplacian_variance",
     "features.embedding",
 )  # fmt: skip
-_OPINIONS = ("features.embedding", "images.label", "splits.split", "splits.group_id")
+_OPINIONS = ("features.embedding", *_LABEL, "splits.split", "splits.group_id")
 _JUDGED = (
     "suggested", "score", "label_probability", "suggested_probability", "is_label_issue", "distance",
     "is_outlier", "is_excluded", "rank",
@@ -86,7 +87,8 @@ TASKS: dict[str, dict[str, Columns]] = {
     },
     "audit_labels": {
         "suspicious_labels": {
-            **same("images", "image_id", "label"),
+            **same("images", "image_id"),
+            "label": _LABEL,
             **same("splits", "split"),
             **dict.fromkeys(_JUDGED, _OPINIONS),
         },
@@ -121,7 +123,8 @@ TASKS: dict[str, dict[str, Columns]] = {
     },
     "evaluate": {
         "predictions": {
-            **same("images", "image_id", "label"),
+            **same("images", "image_id"),
+            "label": _LABEL,
             **_PREDICTED,
             "*": ("splits.split", "exclusions.reason"),
         },
@@ -136,7 +139,7 @@ TASKS: dict[str, dict[str, Columns]] = {
         "answers": {
             **same("images", "image_id"),
             **_PREDICTED,
-            "*": ("images.label", "images.split_hint", "images.partition"),
+            "*": (*_LABEL, "images.split_hint", "images.partition"),
         }
     },
     "publish": {"models": same("models", "weights", "description")},

@@ -4,6 +4,8 @@ Nothing is taken away for it: the one that came first is held, the others are re
 is made of a conflict can be changed in the dataset file, and one that the source has mended is gone.
 """
 
+from collections.abc import Collection
+
 import pyarrow as pa
 from deltalake import DeltaTable
 
@@ -40,11 +42,13 @@ def find_conflicts(catalog: Catalog, images_version: int | None = None) -> pa.Ta
         return sql(FOUND)
 
 
-def dropped_images(spec: LabelsSpec, catalog: Catalog, images_version: int) -> list[str]:
-    """Ids of the images in conflict that are neither trained nor tested on; none where the first label is
-    believed."""
+def dropped_images(
+    spec: LabelsSpec, catalog: Catalog, images_version: int, settled: Collection[str]
+) -> list[str]:
+    """Ids of the images in conflict that are neither trained nor tested on: none where the first label is
+    believed, and not those that a person has settled."""
     if spec.conflicts != "drop":
         return []
     found = find_conflicts(catalog, images_version)
     ids: list[str] = found["image_id"].unique().to_pylist()
-    return ids
+    return [one for one in ids if one not in settled]

@@ -102,8 +102,8 @@ def file_name(url: str) -> str:
 
 
 @contextmanager
-def query(**tables: Table | DeltaTable) -> Iterator[Callable[[str], pa.Table]]:
-    """Run SQL over tables by name; a table that does not exist yet counts as empty.
+def query(**tables: Table | DeltaTable | pa.Schema) -> Iterator[Callable[[str], pa.Table]]:
+    """Run SQL over tables by name; one that does not exist yet counts as empty, and so does a mere schema.
 
     >>> with query(images=catalog.images) as sql:
     ...     sql("SELECT label, count(*) AS n FROM images GROUP BY label")
@@ -113,22 +113,28 @@ def query(**tables: Table | DeltaTable) -> Iterator[Callable[[str], pa.Table]]:
 
 
 @contextmanager
-def stream_query(**tables: Table | DeltaTable) -> Iterator[Callable[[str], pa.RecordBatchReader]]:
+def stream_query(
+    **tables: Table | DeltaTable | pa.Schema,
+) -> Iterator[Callable[[str], pa.RecordBatchReader]]:
     """As `query`, but the answer comes batch by batch, for answers that grow with the dataset."""
     builder = QueryBuilder()
     with tempfile.TemporaryDirectory() as empty:
         for name, table in tables.items():
-            opened = table if isinstance(table, DeltaTable) else open_table(table)
-            if opened is None and isinstance(table, Table):
-                create_table_with_add_actions(
-                    f"{empty}/{name}", Schema.from_arrow(table.schema), []
-                )
-                opened = DeltaTable(f"{empty}/{name}")
-            assert opened is not None
-            if isinstance(table, Table):
-                add_missing_columns(opened, table.schema)
-            builder.register(name, opened)
+            builder.register(name, _opened(table, f"{empty}/{name}"))
         yield lambda statement: pa.RecordBatchReader.from_stream(builder.execute(statement))
+
+
+def _opened(table: Table | DeltaTable | pa.Schema, empty: str) -> DeltaTable:
+    """The table to be queried; where there is none, an empty one that is made at `empty`."""
+    if isinstance(table, DeltaTable):
+        return table
+    opened = open_table(table) if isinstance(table, Table) else None
+    if opened is None:
+        schema = table.schema if isinstance(table, Table) else table
+        create_table_with_add_actions(empty, Schema.from_arrow(schema), [])
+        return DeltaTable(empty)
+    add_missing_columns(opened, table.schema)
+    return opened
 
 
 def literal(text: str) -> str:
@@ -139,8 +145,11 @@ def literal(text: str) -> str:
 def urls_by_partition(table: Table) -> dict[str | None, list[str]]:
     """The files of the newest version by their partition, or by None in a table without any."""
     opened = open_table(table)
-    if opened is None:
-        return {}
+    return {} if opened is None else grouped_urls(table, opened)
+
+
+def grouped_urls(table: Table, opened: DeltaTable) -> dict[str | None, list[str]]:
+    """The files of an opened version by their partition, or by None in a table without any."""
     actions = pa.table(opened.get_add_actions(flatten=True))
     names = [file_name(unquote(path)) for path in actions["path"].to_pylist()]
     column = f"partition.{table.partition_by}"

@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from sightline import metrics, models, tables
+from sightline import label_overrides, metrics, models, tables
 from sightline.batches import to_matrix
 from sightline.catalog import Catalog
 from sightline.config import DatasetSpec
@@ -35,7 +35,7 @@ TEST, DUPLICATE_FREE, PLAIN = "test", "test_duplicate_free", "test_plain"
 
 # Nobody knows the label of an image in conflict.
 LABELLED = """
-    SELECT i.image_id, i.label FROM images i
+    SELECT i.image_id, i.label FROM {images} i
     LEFT ANTI JOIN (
         SELECT image_id FROM exclusions WHERE model_version = {plan} AND reason = 'conflict'
     ) e ON e.image_id = i.image_id
@@ -132,6 +132,7 @@ def _note_inputs(catalog: Catalog, record: Record, plan: Plan, candidates: dict[
     record.read(catalog.images, version=plan.images_version)
     record.read(catalog.splits, version=plan.splits_version)
     record.read(catalog.manifest, catalog.exclusions)
+    record.read(catalog.label_overrides, version=plan.label_overrides_version)
     for kind, version in candidates.items():
         if kind == models.HEAD:
             record.read(catalog.features, version=plan.features_version)
@@ -153,6 +154,7 @@ def _open(spec: DatasetSpec, catalog: Catalog, plan: Plan, version: str) -> Cand
         "images": images,
         "splits": models.open_splits(catalog, plan),
         "exclusions": catalog.exclusions,
+        "label_overrides": models.open_overrides(catalog, plan),
     }
     with tables.query(**read) as sql:
         unseen = sorted(set(sql(statement)["label"].to_pylist()) - set(model["labels"]))
@@ -298,6 +300,7 @@ def _rows(
         "images": images,
         "splits": models.open_splits(catalog, plan),
         "exclusions": catalog.exclusions,
+        "label_overrides": models.open_overrides(catalog, plan),
     }
     with tables.stream_query(**read) as sql:
         yield from (batch for batch in sql(statement) if batch.num_rows)
@@ -305,7 +308,7 @@ def _rows(
 
 def _labelled(plan: Plan) -> str:
     """The SQL of the images whose label is known."""
-    return LABELLED.format(plan=tables.literal(plan.version))
+    return LABELLED.format(plan=tables.literal(plan.version), images=label_overrides.IMAGES)
 
 
 def _prediction_batch(batch: Predicted, candidate: Candidate) -> pa.RecordBatch:

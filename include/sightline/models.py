@@ -13,10 +13,11 @@ from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 from deltalake import DeltaTable
 from safetensors.numpy import load, save
 
-from sightline import __version__, exclusions, provenance, storage, tables
+from sightline import __version__, exclusions, label_overrides, provenance, storage, tables
 from sightline.catalog import Catalog
 from sightline.classifiers import Classifier, Pca, arrays_of, pack, unpack
 from sightline.config import DatasetSpec
@@ -40,6 +41,7 @@ class Plan:
     features_version: int
     fingerprint: str
     splits_version: int | None = None  # None until the split is made: then the newest counts
+    label_overrides_version: int | None = None  # None where nobody had said anything of labels
 
 
 def make_plan(spec: DatasetSpec, catalog: Catalog, backbone_id: str) -> Plan:
@@ -48,11 +50,22 @@ def make_plan(spec: DatasetSpec, catalog: Catalog, backbone_id: str) -> Plan:
     features = tables.current_version(catalog.features) or 0
     parts = [spec.backbone, spec.reduce, spec.split, spec.labels, spec.train, spec.fine_tune]
     settings = [None if part is None else part.model_dump(mode="json") for part in parts]
-    dropped = dropped_images(spec.labels, catalog, images)  # by what the source says by now
-    inputs = [images, features, backbone_id, settings, dropped, __version__]
+    overrides_version = tables.current_version(catalog.label_overrides)
+    overrides = label_overrides.read(catalog, overrides_version)
+    dropped = dropped_images(spec.labels, catalog, images, overrides)  # by what is said by now
+    said = sorted((image_id, row["label"]) for image_id, row in overrides.items())
+    inputs = [images, features, backbone_id, settings, dropped, said, __version__]
     text = json.dumps(inputs, sort_keys=True)
     fingerprint = hashlib.sha256(text.encode()).hexdigest()
-    return Plan(f"{features:05d}-{fingerprint[:8]}", backbone_id, images, features, fingerprint)
+    version = f"{features:05d}-{fingerprint[:8]}"
+    return Plan(
+        version,
+        backbone_id,
+        images,
+        features,
+        fingerprint,
+        label_overrides_version=overrides_version,
+    )
 
 
 def candidates(spec: DatasetSpec, plan: Plan) -> dict[str, str]:
@@ -84,11 +97,18 @@ def describe(
             "images": plan.images_version,
             "features": plan.features_version,
             "splits": splits_version(catalog, plan),
+            **_overrides_named(plan),
         },
         **provenance.made_by(java),
         "excluded": exclusions.list_beside(catalog, plan.version, version),
+        "overridden": label_overrides.list_beside(catalog, plan.label_overrides_version, version),
         "metrics": {},  # `evaluate` fills them in
     }
+
+
+def _overrides_named(plan: Plan) -> dict[str, int]:
+    version = plan.label_overrides_version
+    return {} if version is None else {"label_overrides": version}
 
 
 def refuse_too_few_classes(spec: DatasetSpec, labels: Collection[str]) -> None:
@@ -120,6 +140,11 @@ def splits_version(catalog: Catalog, plan: Plan) -> int | None:
 def open_splits(catalog: Catalog, plan: Plan) -> Table | DeltaTable:
     """The splits that a plan works from, to be queried."""
     return tables.open_table(catalog.splits, plan.splits_version) or catalog.splits
+
+
+def open_overrides(catalog: Catalog, plan: Plan) -> DeltaTable | pa.Schema:
+    """The decisions on labels that a plan works from, to be queried."""
+    return label_overrides.open_version(catalog, plan.label_overrides_version)
 
 
 def read_plan(catalog: Catalog, version: str) -> Plan:

@@ -96,6 +96,7 @@ def plan_of(model: dict[str, Any]) -> Plan:
         versions["features"],
         model["fingerprint"],
         versions["splits"],
+        versions.get("label_overrides"),
     )
 
 
@@ -137,6 +138,8 @@ def _refuse_missing(catalog: Catalog, plan: Plan, model: dict[str, Any]) -> None
     wanted = {"images": plan.images_version, "splits": plan.splits_version}
     if model["kind"] == models.HEAD:
         wanted["features"] = plan.features_version
+    if plan.label_overrides_version is not None:
+        wanted["label_overrides"] = plan.label_overrides_version
     for name, version in wanted.items():
         table = getattr(catalog, name)
         if not lookup.is_whole(table, version):

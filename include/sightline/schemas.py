@@ -120,6 +120,17 @@ EXCLUSIONS = pa.schema(
     ]
 )
 
+# What a person says that an image shows; it stands above the source's label.
+LABEL_OVERRIDES = pa.schema(
+    [
+        pa.field("image_id", pa.string(), nullable=False),
+        pa.field("label", pa.string(), nullable=False),
+        pa.field("given_label", pa.string(), nullable=False),  # the source's; the same: accepted
+        pa.field("decided_by", pa.string(), nullable=False),
+        pa.field("decided_at", pa.timestamp("us", tz="UTC"), nullable=False),
+    ]
+)
+
 # A label that the other images speak against, or an image that is like no other.
 SUSPICIOUS_LABELS = pa.schema(
     [

@@ -11,17 +11,18 @@ from typing import Any
 from sightline import tables
 from sightline.catalog import Catalog
 from sightline.config import DatasetSpec
+from sightline.label_overrides import IMAGES
 
 CHANCE = 0.01  # that any class at all is called uneven where all were drawn alike
 SHOWN = 20
 
 # images: of the class; squares: of the sizes of its groups, summed
-CLASSES = """
+CLASSES = f"""
     SELECT label, sum(images) AS images, sum(tested) AS tested, sum(images * images) AS squares
     FROM (
         SELECT i.label, s.group_id, count(*) AS images,
             sum(CASE WHEN s.split = 'test' THEN 1 ELSE 0 END) AS tested
-        FROM images i JOIN splits s ON s.image_id = i.image_id
+        FROM {IMAGES} i JOIN splits s ON s.image_id = i.image_id
         WHERE i.label IS NOT NULL AND s.split <> 'set_aside' GROUP BY i.label, s.group_id
     ) g GROUP BY label ORDER BY label
 """
@@ -32,7 +33,8 @@ def uneven_classes(spec: DatasetSpec, catalog: Catalog) -> list[dict[str, Any]]:
     """Classes whose share of test images is beyond chance, the furthest first: label, images, tested,
     expected, deviations. A source's own split is held against its own share, ours against split.test.
     """
-    with tables.query(images=catalog.images, splits=catalog.splits) as sql:
+    read = {"images": catalog.images, "splits": catalog.splits}
+    with tables.query(label_overrides=catalog.label_overrides, **read) as sql:
         classes, is_official = sql(CLASSES).to_pylist(), bool(sql(OFFICIAL).num_rows)
     images = sum(row["images"] for row in classes)
     share = spec.split.test

@@ -25,7 +25,7 @@ from sightline.tombstones import Mark, Why
 log = logging.getLogger(__name__)
 
 KINDS = ("image_id", "uri", "author", "licence")
-TABLES_OF_MODELS = ("images", "features", "splits")
+TABLES_OF_MODELS = ("images", "features", "splits", "label_overrides")
 
 
 @dataclass(frozen=True)

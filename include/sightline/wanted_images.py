@@ -11,7 +11,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from sightline import models, rejection, tables
+from sightline import label_overrides, models, rejection, tables
 from sightline.catalog import Catalog
 from sightline.errors import ConfigError
 
@@ -19,7 +19,7 @@ UNLABELLED, ALL = "unlabelled", "all"
 
 # An image to predict may be rejected because its bytes are held under another uri: that one answers.
 ASKED = """
-    SELECT {columns} FROM images i
+    SELECT {columns} FROM {images} i
     {how} JOIN {source} p ON p.image_id = i.image_id AND p.{condition}
     LEFT JOIN (SELECT image_id FROM answers WHERE model_version = {version}) a
         ON a.image_id = i.image_id
@@ -113,8 +113,10 @@ def _ask(
         version=tables.literal(wanted.version),
         wanted=wanted.condition,
         holder=rejection.HOLDER,
+        images=label_overrides.IMAGES,
     )
     images = tables.open_table(catalog.images, wanted.images_version)
-    read = {name: getattr(catalog, name) for name in (source, "answers", "rejects", "manifest")}
+    names = (source, "answers", "rejects", "manifest", "label_overrides")
+    read = {name: getattr(catalog, name) for name in names}
     with tables.stream_query(images=images or catalog.images, **read) as sql:
         yield from sql(f"{statement} AND {also}" if also else statement)

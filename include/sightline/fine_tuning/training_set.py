@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from sightline import exclusions, lookup, models, parquet, storage, tables
+from sightline import exclusions, label_overrides, lookup, models, parquet, storage, tables
 from sightline.catalog import Catalog
 from sightline.config import DatasetSpec
 from sightline.errors import TrainingError
@@ -27,10 +27,10 @@ LIST = pa.schema(
         ("is_validation", pa.bool_()),
     ]
 )
-CLASSES = """
-    SELECT i.label, count(*) AS images FROM images i
+CLASSES = f"""
+    SELECT i.label, count(*) AS images FROM {label_overrides.IMAGES} i
     JOIN splits s ON s.image_id = i.image_id AND s.split = 'train'
-    LEFT ANTI JOIN (SELECT image_id FROM exclusions WHERE model_version = {version}) e
+    LEFT ANTI JOIN (SELECT image_id FROM exclusions WHERE model_version = {{version}}) e
         ON e.image_id = i.image_id
     WHERE i.label IS NOT NULL GROUP BY i.label ORDER BY i.label
 """
@@ -69,6 +69,7 @@ def build_training_set(
         "images": images,
         "splits": models.open_splits(catalog, plan),
         "exclusions": catalog.exclusions,
+        "label_overrides": models.open_overrides(catalog, plan),
     }
     with tables.query(**read) as sql:
         found = sql(CLASSES.format(version=tables.literal(plan.version)))
@@ -78,10 +79,12 @@ def build_training_set(
     )
     labels = found["label"].to_pylist()
     models.refuse_too_few_classes(spec, labels)
+    decided = label_overrides.read(catalog, plan.label_overrides_version)
+    said = {image_id: row["label"] for image_id, row in decided.items()}
     share = 0.0 if has_val_split else validation_share
     groups, counts = list[RowGroup](), np.zeros((2, len(labels)), dtype=np.int64)
     for number, url in enumerate(tables.file_urls(catalog.images, plan.images_version)):
-        lists = dict(_lists(url, splits_of, labels, share))
+        lists = dict(_lists(_read_groups(url, said), splits_of, labels, share))
         groups += _write_lists(lists, url, storage.join(folder, f"{number:06d}.parquet"))
         for rows in lists.values():
             np.add.at(counts, (rows["is_validation"].to_numpy(False).astype(int), rows["label"]), 1)
@@ -102,14 +105,13 @@ def read_list(group: RowGroup, *, validation: bool) -> list[tuple[int, int]]:
 
 
 def _lists(
-    url: str,
+    groups: list[list[dict[str, Any]]],
     splits_of: Callable[[list[str]], dict[str, dict[str, Any]]],
     labels: list[str],
     validation_share: float,
 ) -> Iterator[tuple[int, pa.RecordBatch]]:
     """The rows of LIST of each row group of a file that has any."""
     places = {label: place for place, label in enumerate(labels)}
-    groups = _read_groups(url)
     known = splits_of([one["image_id"] for group in groups for one in group])
     for number, group in enumerate(groups):
         rows = [
@@ -134,11 +136,15 @@ def _splits_of(
     return {row["image_id"]: row for row in rows if row["split"] in ("train", "val")}
 
 
-def _read_groups(url: str) -> list[list[dict[str, Any]]]:
-    """Ids and labels of each row group's images."""
+def _read_groups(url: str, said: dict[str, str]) -> list[list[dict[str, Any]]]:
+    """Ids and labels of each row group's images; what people have said of a label stands above it."""
     with parquet.opened(url, pre_buffer=False) as file:
         read = partial(file.read_row_group, columns=["image_id", "label"])
-        return [read(number).to_pylist() for number in range(file.num_row_groups)]
+        groups = [read(number).to_pylist() for number in range(file.num_row_groups)]
+    return [
+        [{**row, "label": said.get(row["image_id"], row["label"])} for row in group]
+        for group in groups
+    ]
 
 
 def _validates(split: dict[str, Any], share: float) -> bool:

@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from sightline import exclusions, storage, tables
+from sightline import exclusions, label_overrides, storage, tables
 from sightline.catalog import Catalog
 from sightline.config import DatasetSpec
 from sightline.conflicts import dropped_images
@@ -31,9 +31,12 @@ def audit_labels(
     record.read(catalog.features, version=plan.features_version)
     record.read(catalog.splits, version=plan.splits_version)
     record.read(catalog.manifest, catalog.rejects)  # what they say of conflicts
+    record.read(catalog.label_overrides, version=plan.label_overrides_version)
     held = tables.claim(catalog.suspicious_labels, task.writer)
-    dropped = frozenset(dropped_images(spec.labels, catalog, plan.images_version))
+    decided = label_overrides.read(catalog, plan.label_overrides_version)
+    dropped = frozenset(dropped_images(spec.labels, catalog, plan.images_version, decided))
     suspicious, judged = _audit(Audit(spec, catalog, plan, dropped))
+    suspicious = _undecided(suspicious, list(decided))
     excluded = choose_excluded(suspicious, judged["train_images"], spec.labels.exclude_suspicious)
     found = _finish(suspicious, excluded, plan.version)
     urls = tables.write_batches(catalog.suspicious_labels, found.to_batches())
@@ -47,6 +50,7 @@ def audit_labels(
         "outliers": pc.sum(found["is_outlier"]).as_py() or 0,
         "conflicts": len(dropped),
         "excluded": len(excluded),
+        "decided": len(decided),
     }
     record.wrote(catalog.suspicious_labels, rows=found.num_rows)
     record.wrote(catalog.exclusions, rows=len(reasons))
@@ -68,6 +72,12 @@ def choose_excluded(
         worst = worst.slice(0, wanted.worst)
     chosen: list[str] = worst["image_id"].to_pylist()
     return chosen
+
+
+def _undecided(suspicious: pa.Table, decided: list[str]) -> pa.Table:
+    """Without the images whose label a person has accepted or corrected: that is settled."""
+    is_settled = pc.is_in(suspicious["image_id"], pa.array(decided, pa.string()))
+    return suspicious.filter(pc.invert(is_settled))
 
 
 def _audit(audit: Audit) -> tuple[pa.Table, dict[str, Any]]:

@@ -7,7 +7,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from sightline import models, tables
+from sightline import label_overrides, models, tables
 from sightline.catalog import Catalog
 from sightline.config import DatasetSpec, TrainSpec
 from sightline.models import Plan
@@ -39,7 +39,7 @@ ROWS = """
                     md5(concat(s.group_id, '/{seed}')) AS draw,
                     min(i.label) OVER (PARTITION BY s.split, s.group_id) AS home,
                     count(*) OVER (PARTITION BY s.split, s.group_id) AS size
-                FROM images i
+                FROM {images} i
                 JOIN splits s ON s.image_id = i.image_id
                 WHERE i.label IS NOT NULL
             ) g
@@ -47,8 +47,8 @@ ROWS = """
     ) d ON d.image_id = f.image_id
     WHERE f.backbone_id = {backbone}
 """
-CLASSES = """
-    SELECT DISTINCT i.label FROM images i
+CLASSES = f"""
+    SELECT DISTINCT i.label FROM {label_overrides.IMAGES} i
     JOIN splits s ON s.image_id = i.image_id AND s.split = 'train'
     WHERE i.label IS NOT NULL ORDER BY i.label
 """
@@ -73,7 +73,9 @@ class Audit:
         """Batches of AUDITED; none is empty."""
         train = self.spec.train or TrainSpec()
         backbone = tables.literal(self.plan.backbone_id)
-        statement = ROWS.format(folds=train.folds, seed=train.seed, backbone=backbone)
+        statement = ROWS.format(
+            folds=train.folds, seed=train.seed, backbone=backbone, images=label_overrides.IMAGES
+        )
         left_out = pa.array(sorted(self.left_out), pa.string())
         with tables.stream_query(**self._tables()) as sql:
             for batch in sql(statement):
@@ -90,4 +92,5 @@ class Audit:
             "images": images or catalog.images,
             "features": features or catalog.features,
             "splits": models.open_splits(catalog, plan),
+            "label_overrides": models.open_overrides(catalog, plan),
         }

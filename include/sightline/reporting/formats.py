@@ -79,6 +79,11 @@ def place(url: str) -> str:
     return "/".join([f"{scheme}://{host.rsplit('@', 1)[-1]}", *path])
 
 
+def without_secrets(text: str | None) -> str:
+    """A sentence whose URLs have no login and no query."""
+    return re.sub(r"\S+://\S+", lambda found: place(found[0]), text or "")
+
+
 def plural(count: float, one: str, many: str = "") -> str:
     """A count with its noun: 1 image, 1,797 images."""
     return f"{number(count)} {one if count == 1 else many or one + 's'}"
@@ -116,4 +121,5 @@ FILTERS: dict[str, Callable[..., str]] = {
     "plural": plural,
     "setting": setting,
     "size": size,
+    "without_secrets": without_secrets,
 }

@@ -43,6 +43,7 @@ class ImageTrace:
     listed: list[
         dict[str, Any]
     ]  # rows of the manifest: licence, author, landing page, partition, ...
+    decision: dict[str, Any] | None  # what a person says of its label; stands above the source's
     rejects: list[dict[str, Any]]
     checks: list[
         dict[str, Any]
@@ -73,6 +74,7 @@ def trace_image(catalog: Catalog, text: str) -> ImageTrace:
         uri=uri,
         held=held,
         listed=listed,
+        decision=next(iter(_rows(catalog.label_overrides, known)), None),
         rejects=_without(lookup.rows_of(catalog.rejects, "uri", [uri]).to_pylist(), "thumbnail"),
         checks=_checks(catalog, partitions),
         split=split,
@@ -171,6 +173,7 @@ def _lessons(catalog: Catalog, image_id: str, split: dict[str, Any]) -> list[Les
     images = _holders(catalog.images, image_id, {_images_of(model) for model in described})
     features = _holders(catalog.features, image_id, {_features_of(model) for model in heads})
     reasons = _exclusions(catalog, image_id)
+    said = {model["version"]: _said(catalog, image_id, model) for model in described}
     lessons = []
     for model in described:
         row = images[_images_of(model)]
@@ -181,7 +184,8 @@ def _lessons(catalog: Catalog, image_id: str, split: dict[str, Any]) -> list[Les
         elif row.get("label") and embedding:
             reason = reasons.get(models.plan_of(model["version"]))
             role = f"{LEFT_OUT}{REASONS[reason]}" if reason else _role(catalog, model, split)
-            lessons += [_lesson(model, role, row["label"])] if role else []
+            label = said[model["version"]] or row["label"]
+            lessons += [_lesson(model, role, label)] if role else []
     return lessons
 
 
@@ -189,6 +193,16 @@ def _exclusions(catalog: Catalog, image_id: str) -> dict[str, str]:
     """Why plans have left the image out, by their versions."""
     rows = lookup.rows_of(catalog.exclusions, "image_id", [image_id]).to_pylist()
     return {row["model_version"]: row["reason"] for row in rows}
+
+
+def _said(catalog: Catalog, image_id: str, model: dict[str, Any]) -> str | None:
+    """The label that a person had given the image when a model was made; None where nobody had."""
+    version = model["tables"].get("label_overrides")
+    urls = (
+        _files_of(catalog.label_overrides, version, None) if version is not None else None
+    ) or ()
+    found = (_row_in(catalog.label_overrides, url, image_id) for url in sorted(urls))
+    return next((str(row["label"]) for row in found if row), None)
 
 
 def _images_of(model: dict[str, Any]) -> Slice:

@@ -5,9 +5,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import IO, Any
 
-from deltalake import DeltaTable
-
-from sightline import lookup, models, status, tables
+from sightline import label_overrides, lookup, models, status, tables
 from sightline.catalog import Catalog
 from sightline.errors import ConfigError, StorageError, TrainingError
 from sightline.spreadsheets import defuse
@@ -18,7 +16,7 @@ COLUMNS = (
 
 # A uri can stand in the manifest of several partitions.
 OF_MODEL = """
-    FROM images i
+    FROM {images} i
     JOIN splits s ON s.image_id = i.image_id
     {features}
     LEFT JOIN (
@@ -145,9 +143,10 @@ def _classes(catalog: Catalog, model: dict[str, Any]) -> dict[str, dict[str, int
     return counts
 
 
-def _open_versions(catalog: Catalog, model: dict[str, Any]) -> dict[str, DeltaTable]:
+def _open_versions(catalog: Catalog, model: dict[str, Any]) -> dict[str, Any]:
     """The tables that it was made of, as they were then; StorageError where they are gone."""
     names = ["images", "splits", *(["features"] if model["kind"] == models.HEAD else [])]
+    names += ["label_overrides"] if "label_overrides" in model["tables"] else []
     versions = {name: model["tables"][name] for name in names}
     if not all(lookup.is_whole(getattr(catalog, name), versions[name]) for name in names):
         raise StorageError(
@@ -156,11 +155,13 @@ def _open_versions(catalog: Catalog, model: dict[str, Any]) -> dict[str, DeltaTa
             "down."
         )
     opened = {name: tables.open_table(getattr(catalog, name), versions[name]) for name in names}
-    return {name: table for name, table in opened.items() if table is not None}
+    none_yet = catalog.label_overrides.schema  # where nobody had said anything of labels
+    known = {name: table for name, table in opened.items() if table is not None}
+    return {"label_overrides": none_yet, **known}
 
 
 def _query(
-    catalog: Catalog, model: dict[str, Any], opened: dict[str, DeltaTable], statement: str
+    catalog: Catalog, model: dict[str, Any], opened: dict[str, Any], statement: str
 ) -> Iterator[list[dict[str, Any]]]:
     """Rows of a statement over these tables, batch by batch."""
     features = ""
@@ -170,7 +171,8 @@ def _query(
     plan = tables.literal(models.plan_of(model["version"]))
     others = {"manifest": catalog.manifest, "exclusions": catalog.exclusions}
     with tables.stream_query(**others, **opened) as sql:
-        for batch in sql(statement.format(features=features, plan=plan)):
+        whole = statement.format(features=features, plan=plan, images=label_overrides.IMAGES)
+        for batch in sql(whole):
             if batch.num_rows:
                 yield batch.to_pylist()
 

@@ -3,6 +3,7 @@
 import json
 from typing import Any
 
+from sightline import label_overrides
 from sightline.remaking import Remade
 from sightline.tracing.image import ImageTrace
 from sightline.tracing.model import ModelTrace
@@ -23,6 +24,7 @@ def describe_image(trace: ImageTrace) -> list[str]:
         "author": listed.get("author"),
         "licence": listed.get("licence"),
         "label": held.get("label", listed.get("label")),
+        "label by": trace.decision and _decision(trace.decision),
         "partition": held.get("partition", listed.get("partition")),
         "uploaded": listed.get("uploaded_at"),
         "stored": held.get("stored_at"),
@@ -99,6 +101,11 @@ def _split(split: dict[str, Any]) -> str:
     images = split["group_images"]
     alone = "alone in it" if images == 1 else f"{images:,} images that look alike"
     return f"{split['split']}, group {split['group_id']} ({alone})"
+
+
+def _decision(row: dict[str, Any]) -> str:
+    said = f"{_shown(row['decided_by'])} {label_overrides.kind(row)} {_shown(row['label'])}"
+    return f"{said}, {row['decided_at']}"
 
 
 def _reject(row: dict[str, Any]) -> str:

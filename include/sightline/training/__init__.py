@@ -18,7 +18,7 @@ from sightline.errors import TrainingError
 from sightline.ledger import Record, TaskRun
 from sightline.models import Plan
 from sightline.provenance import java_of
-from sightline.schemas import EXCLUSIONS, FEATURES, IMAGES, REDUCED, SPLITS
+from sightline.schemas import EXCLUSIONS, FEATURES, IMAGES, LABEL_OVERRIDES, REDUCED, SPLITS
 from sightline.training.cross_validation import cross_validate, fit_pcas, project_rows
 from sightline.training.fitting import Course, fit_pipeline, plan_course, to_classifier
 from sightline.training.folds import at_home, deal_folds
@@ -44,6 +44,7 @@ def train_classifier(
     record.read(catalog.features, version=plan.features_version)
     record.read(catalog.splits, version=plan.splits_version)
     record.read(catalog.exclusions)
+    record.read(catalog.label_overrides, version=plan.label_overrides_version)
     if spec.reduce:
         record.read(catalog.reduced)
     rows = _train_rows(session, spec, catalog, plan).cache()
@@ -102,14 +103,29 @@ def _train_rows(
     splits = spark.read_files(
         session, tables.file_urls(catalog.splits, plan.splits_version), SPLITS
     )
-    held = tables.file_urls(catalog.images, plan.images_version)
-    labels = spark.read_files(session, held, IMAGES).select("image_id", "label")
+    labels = _labels(session, catalog, plan)
     left_out = tables.file_urls(catalog.exclusions, partition=plan.version)
     excluded = spark.read_files(session, left_out, EXCLUSIONS).select("image_id")
     train = splits.where("split = 'train'").select("image_id", "group_id")
     train = train.join(excluded, "image_id", "left_anti")
     labelled = at_home(train.join(labels.where("label IS NOT NULL"), "image_id"))
     return values.join(labelled, "image_id").select(*labelled.columns, "values")
+
+
+def _labels(session: "SparkSession", catalog: Catalog, plan: Plan) -> "DataFrame":
+    """image_id and label: what a person says, else the source."""
+    from pyspark.sql import functions
+
+    held = tables.file_urls(catalog.images, plan.images_version)
+    given = spark.read_files(session, held, IMAGES).select("image_id", "label")
+    version = plan.label_overrides_version
+    decided = [] if version is None else tables.file_urls(catalog.label_overrides, version)
+    if not decided:
+        return given
+    said = spark.read_files(session, decided, LABEL_OVERRIDES)
+    said = said.select("image_id", functions.col("label").alias("said"))
+    label = functions.coalesce("said", "label").alias("label")
+    return given.join(functions.broadcast(said), "image_id", "left").select("image_id", label)
 
 
 def _count_classes(spec: DatasetSpec, train: TrainSpec, rows: "DataFrame") -> dict[str, int]:

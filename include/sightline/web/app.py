@@ -11,14 +11,33 @@ from starlette.responses import FileResponse, JSONResponse, Response
 
 import sightline
 from sightline.errors import SightlineError, StorageError
-from sightline.web import datasets, documents, runs
+from sightline.web import (
+    dataset,
+    datasets,
+    documents,
+    duplicates,
+    embedding_map,
+    gallery,
+    image,
+    labels,
+    quality,
+    rejects,
+    runs,
+    thumbnails,
+)
 from sightline.web.access import Access, Entering
 from sightline.web.rendering import KEPT, STATIC, page
 from sightline.web.security import HEADERS, READING, SecureHeaders, is_of_this_site
 
 log = logging.getLogger(__name__)
 
-PAGES = (datasets.router, runs.router, documents.router)
+PAGES = tuple(
+    one.router
+    for one in (
+        datasets, dataset, gallery, thumbnails, image, rejects, duplicates, labels, embedding_map,
+        quality, runs, documents,
+    )
+)  # fmt: skip
 MEDIA_TYPES = {".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
 
 

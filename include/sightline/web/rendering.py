@@ -22,8 +22,10 @@ TABS = {
     "show_dataset": "Overview",
     "show_gallery": "Gallery",
     "show_rejects": "Rejects",
+    "show_duplicates": "Duplicates",
     "show_labels": "Labels",
     "show_map": "Map",
+    "show_quality": "Quality",
     "list_models": "Models",
     "show_try_it": "Try it",
 }
