@@ -58,7 +58,7 @@ def timings(report: ReportInput) -> dict[str, Any]:
             {
                 "title": title,
                 "absent": absent,
-                "tasks": [_task(record) for record in records],
+                "tasks": [describe_task(record) for record in records],
                 "started_at": records[0]["started_at"] if records else None,
                 "partition": records[0]["partition"] if records else None,
                 "seconds": sum(record["seconds"] for record in records),
@@ -69,7 +69,8 @@ def timings(report: ReportInput) -> dict[str, Any]:
     }
 
 
-def _task(record: dict[str, Any]) -> dict[str, Any]:
+def describe_task(record: dict[str, Any]) -> dict[str, Any]:
+    """A task in words: its name, seconds, images a second where they were counted, and what it counted."""
     counts = record["counts"]
     done = counts.get(RATES.get(record["task"], ""), 0)
     return {

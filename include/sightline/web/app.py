@@ -11,15 +11,14 @@ from starlette.responses import FileResponse, JSONResponse, Response
 
 import sightline
 from sightline.errors import SightlineError, StorageError
-from sightline.web import datasets, models, try_it
+from sightline.web import datasets, documents, models, runs, try_it
 from sightline.web.access import Access, Entering
-from sightline.web.rendering import STATIC, page
+from sightline.web.rendering import KEPT, STATIC, page
 from sightline.web.security import READING, SecureHeaders, is_of_this_site
 
 log = logging.getLogger(__name__)
 
-PAGES = (datasets.router, models.router, try_it.router)
-KEPT = "private, max-age=31536000, immutable"  # a static file's address holds its fingerprint
+PAGES = (datasets.router, models.router, try_it.router, runs.router, documents.router)
 MEDIA_TYPES = {".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
 
 

@@ -16,6 +16,7 @@ from sightline.reporting import formats
 from sightline.web.access import Permission
 
 STATIC = Path(__file__).parent / "static"
+KEPT = "private, max-age=31536000, immutable"  # for what an address names by its content
 # The pages of one dataset, by the names of their routes; an application shows those that it has.
 TABS = {
     "show_dataset": "Overview",
@@ -61,6 +62,7 @@ def _templates() -> Environment:
     environment.globals.update(
         url=_url,
         static=_static,
+        find=_find,
         tabs=_tabs,
         airflow=_airflow,
         Permission=Permission,
@@ -72,6 +74,15 @@ def _templates() -> Environment:
 @pass_context
 def _url(context: Context, route: str, **path: str | int) -> str:
     return address(context["request"], route, **path)
+
+
+@pass_context
+def _find(context: Context, route: str, **path: str | int) -> str | None:
+    """The address of a page that this application may not have, or None."""
+    try:
+        return address(context["request"], route, **path)
+    except NoMatchFound:
+        return None
 
 
 @pass_context
@@ -89,12 +100,6 @@ def _airflow(context: Context) -> str | None:
 @pass_context
 def _tabs(context: Context, dataset: str) -> list[tuple[str, str, bool]]:
     """Address, title, and whether it is this one, of the pages of a dataset that this application has."""
-    request: Request = context["request"]
-    here = getattr(request.scope.get("route"), "name", None)
-    found = []
-    for route, title in TABS.items():
-        try:
-            found.append((address(request, route, dataset=dataset), title, route == here))
-        except NoMatchFound:
-            continue
-    return found
+    here = getattr(context["request"].scope.get("route"), "name", None)
+    found = [(_find(context, route, dataset=dataset), route) for route in TABS]
+    return [(address, TABS[route], route == here) for address, route in found if address]

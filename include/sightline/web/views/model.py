@@ -1,4 +1,4 @@
-"""One model: the sections of its report that tell of it, read for a page, and the photos behind its errors."""
+"""One model: the sections of its report that tell of it, for a page, and the photos behind its errors."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
