@@ -7,7 +7,9 @@ from fastapi import APIRouter, Query, Request
 from pydantic import BaseModel, Field
 from starlette.responses import HTMLResponse
 
-from sightline import publishing
+from sightline import publishing, storage
+from sightline.catalog import Catalog
+from sightline.reporting.pages import render_plot, render_section
 from sightline.web.access import Acting, Permission, Seeing, Visit
 from sightline.web.rendering import page
 from sightline.web.views import lineage_drawing, model, models
@@ -34,6 +36,7 @@ def list_models(request: Request, visit: Seeing) -> HTMLResponse:
         found=models.list_models(visit.catalog),
         kinds=models.KINDS,
         may_act=visit.may(Permission.ACT),
+        plot=render_plot,
     )
 
 
@@ -58,8 +61,13 @@ def show_model(request: Request, visit: Seeing, version: str) -> HTMLResponse:
         dataset=visit.dataset,
         found=found,
         drawing=lineage_drawing.draw(visit.catalog, found.model, found.row.standing),
+        report=_report(visit.catalog, version),
+        box_width=lineage_drawing.BOX_WIDTH,
+        box_height=lineage_drawing.BOX_HEIGHT,
         kinds=models.KINDS,
         may_act=visit.may(Permission.ACT),
+        section=render_section,
+        plot=render_plot,
     )
 
 
@@ -90,6 +98,12 @@ def roll_back(visit: Acting, why: Reason) -> dict[str, str]:
     name = visit.visitor.name
     before, now = publishing.roll_back(visit.catalog, None, name, why.reason)
     return _tell(visit, now, before, why)
+
+
+def _report(catalog: Catalog, version: str) -> str | None:
+    """The name of the model's report, where it has one."""
+    name = f"{version}.html"
+    return name if storage.exists(storage.join(catalog.reports, name)) else None
 
 
 def _tell(visit: Visit, now: str, before: str | None, why: Reason) -> dict[str, str]:
