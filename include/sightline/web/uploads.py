@@ -63,12 +63,15 @@ async def _parse(request: Request) -> Upload:
         request.headers, _capped(request), max_files=1, max_fields=16, max_part_size=2**10
     )
     parser.spool_max_size = UPLOAD_BYTES + FORM_BYTES + 1  # in memory, whatever comes
-    async with await parser.parse() as form:
+    form = await parser.parse()
+    try:
         file = form.get("file")
         if not isinstance(file, UploadFile):
             raise HTTPException(422, "Hand in a photo in the form's field 'file'.")
         fields = {name: value for name, value in form.items() if isinstance(value, str)}
         return Upload(await file.read(), fields)
+    finally:
+        await form.close()
 
 
 async def _capped(request: Request) -> AsyncGenerator[bytes]:

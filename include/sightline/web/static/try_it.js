@@ -23,6 +23,15 @@ for (const name of ["dragenter", "dragover", "dragleave", "drop"]) {
   });
 }
 
+// What is smaller than this is enlarged with its pixels to be seen.
+const PIXEL_ART_SIDE = 56;
+for (const image of [find("photo"), find("seen")]) {
+  image.addEventListener("load", () => {
+    const isSmall = Math.max(image.naturalWidth, image.naturalHeight) <= PIXEL_ART_SIDE;
+    image.classList.toggle("is-pixel-art", isSmall);
+  });
+}
+
 let turn = 0; // of several photos in a row, the last one's answer is shown
 
 async function hand(photo) {

@@ -8,10 +8,10 @@ from sightline.catalog import Catalog
 from sightline.models import FINE_TUNED
 from sightline.reporting.formats import number, percent, plural
 
-BOX_WIDTH, BOX_HEIGHT = 172, 66  # of the viewBox
+BOX_WIDTH, BOX_HEIGHT = 190, 66  # of the viewBox
 GAP_ACROSS, GAP_DOWN = 20, 30
 MARGIN = 2
-LONGEST = 27  # letters of a line that fit into a box
+LONGEST = 25  # letters of a line that fit into a box
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ def _images(model: dict[str, Any]) -> Box:
     lines = [_version(model, "images")]
     if left_out:
         lines.append(
-            "left out: " + ", ".join(f"{number(n)} {name}" for name, n in left_out.items())
+            "left out: " + ", ".join(f"{name} {number(n)}" for name, n in left_out.items())
         )
     return Box("images", 0, 1, "images", lines)
 
