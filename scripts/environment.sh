@@ -57,6 +57,7 @@ make_environment() {
 }
 
 add_development() {
+    add_browser
     local wanted
     wanted=$(hash_of requirements-dev.txt)
     if [ "$(stamp_of development)" != "$wanted" ]; then
@@ -65,6 +66,19 @@ add_development() {
         step "packages for tests and checks" install_packages --compile-bytecode -r requirements-dev.txt
         finish development "$wanted"
     fi
+}
+
+# For the tests of the pages, which are skipped where there is none.
+add_browser() {
+    command -v chromium >/dev/null || command -v chromium-browser >/dev/null && return
+    [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null && install_browser >>"$LOG" 2>&1 && return
+    echo "There is no Chromium here, so the tests of the pages in a browser are skipped." >&2
+}
+
+install_browser() {
+    export DEBIAN_FRONTEND=noninteractive
+    apt-get update
+    apt-get install -y --no-install-recommends chromium
 }
 
 # What the benchmarks compare with may not share an environment with Airflow; img2dataset imports what it

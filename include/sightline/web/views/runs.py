@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from sightline import ledger, storage
-from sightline.catalog import Catalog
+from sightline.catalog import Catalog, open_catalog
+from sightline.ledger import TaskRun
 from sightline.reporting.runs import RATES, describe_task
 
 OURS = re.compile(r"(ingest|train|predict)_(?P<dataset>[a-z][a-z0-9_]*)")
@@ -87,6 +88,16 @@ def read_run(catalog: Catalog, dag_id: str, run_id: str) -> RunFacts | None:
         checks=[_checked(record) for record in everything if record["findings"]],
         report=_report(records),
     )
+
+
+def find_report(dag_id: str, run_id: str) -> str | None:
+    """The path below the pages of the report that a run has written, or None where it has written none."""
+    dataset = dataset_of(dag_id)
+    if dataset is None:
+        return None
+    record = ledger.read_record(open_catalog(dataset), TaskRun(dag_id, run_id, "report", ""))
+    name = _report([record] if record else [])
+    return f"datasets/{dataset}/reports/{name}" if name else None
 
 
 def _read_failures(catalog: Catalog, dag_id: str, run_id: str) -> list[dict[str, Any]]:
