@@ -21,6 +21,7 @@ LEAST_DIMENSIONS = (
     64  # fewer say little; of more photos than fit so, the first by their id are known
 )
 PICTURE_SIDE = 112  # pixels
+KEPT_PICTURES = 1000  # of some 5 kB each
 
 TRAINED_ON = """
     SELECT i.image_id, i.label FROM images i
@@ -43,6 +44,7 @@ class Neighbours:
         self._versions: tuple[int | None, ...] | None = None
         self._ids: list[str] = []
         self._labels: dict[str, str] = {}
+        self._kept: dict[str, str] = {}
         self._projection: Array | None = None  # (dim, fewer), or None where all dimensions fit
         self._embeddings = np.zeros((0, 1), np.float32)  # (photos, dimensions), of length 1 each
 
@@ -67,6 +69,7 @@ class Neighbours:
         versions = tuple(tables.current_version(table) for table in read)
         if versions == self._versions:
             return
+        self._kept = {}
         self._labels = self._train_labels()
         fitting = max(LEAST_DIMENSIONS, self.most_bytes // (4 * max(1, len(self._labels))))
         self._projection = None
@@ -116,7 +119,12 @@ class Neighbours:
         return np.asarray(kept / np.maximum(lengths, 1e-12), dtype=np.float32)
 
     def _pictures(self, ids: list[str]) -> dict[str, str]:
-        gallery = Gallery(self.catalog.images, None)
-        wanted = {one: gallery.picture(one, PICTURE_SIDE) for one in ids}
-        gallery.load()
-        return {one: picture.source for one, picture in wanted.items() if picture.source}
+        """Thumbnails as data URIs; those shown last are kept, for the same photos are near to many."""
+        missing = [one for one in ids if one not in self._kept]
+        if missing:
+            gallery = Gallery(self.catalog.images, None)
+            wanted = {one: gallery.picture(one, PICTURE_SIDE) for one in missing}
+            gallery.load()
+            found = {one: picture.source for one, picture in wanted.items() if picture.source}
+            self._kept = dict([*self._kept.items(), *found.items()][-KEPT_PICTURES:])
+        return {one: self._kept[one] for one in ids if one in self._kept}

@@ -85,7 +85,7 @@ def compare(catalog: Catalog, left: str, right: str) -> SideBySide:
 
 def looks_at_several_views(model: dict[str, Any]) -> bool:
     """Whether a model has test-time augmentation."""
-    if model["kind"] != FINE_TUNED:
+    if model.get("kind") != FINE_TUNED:
         return False
     return bool(model["fine_tuning"]["settings"].get("test_time_augmentation"))
 
