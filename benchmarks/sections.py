@@ -217,9 +217,9 @@ SECTIONS = {
     "serving": Section(
         "Photos handed in",
         "`sightline serve` and its predictor: photos of 1,024 pixels by HTTP, answered by a head on "
-        "ResNet-18 with what the model sees and the six nearest of 200 training photos, whose thumbnails it keeps; the first row's "
-        "all at once, then four at once. One process answers, on one core. Memory is of the server and its "
-        "predictor after these photos.",
+        "ResNet-18 with what the model sees and the six nearest of 200 training photos, whose thumbnails it "
+        "keeps; the first row's all at once, then four at once. One process answers, on one core. Memory is "
+        "of the server and its predictor after these photos.",
         (
             (
                 ("images", "photos", count),

@@ -1,6 +1,7 @@
 """The pages of models: what they show, the photos behind a cell, and who may let a model serve."""
 
 import re
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -45,14 +46,32 @@ ANN = Person("ann", (Permission.SEE, Permission.ACT))
 VERA = Person("vera", (Permission.SEE,))
 
 
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, tuple[str, str]]:
+    """Places with a champion, and a model beside it that was made with another setting."""
+    places = tmp_path_factory.mktemp("made")
+    (places / "datasets").mkdir()
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv("SIGHTLINE_STORAGE", str(places / "data"))
+        spec = write_dataset(places, "photos", DATASET)
+        return places / "data", make_models(spec)
+
+
 @pytest.fixture
 def spec(own_places: Path) -> DatasetSpec:
     return write_dataset(own_places, "photos", DATASET)
 
 
 @pytest.fixture
-def versions(spec: DatasetSpec) -> tuple[str, str]:
-    """A champion, and a model beside it that was made with another setting."""
+def versions(
+    spec: DatasetSpec, own_places: Path, made: tuple[Path, tuple[str, str]]
+) -> tuple[str, str]:
+    """The same for each test, in its own places."""
+    shutil.copytree(made[0], own_places / "data")
+    return made[1]
+
+
+def make_models(spec: DatasetSpec) -> tuple[str, str]:
     catalog = store_photos(spec)
     first = head_champion(catalog, spec, "logistic_regression").version
     other = spec.model_copy(update={"reduce": ReduceSpec(components=3)})

@@ -121,10 +121,10 @@ class Neighbours:
     def _pictures(self, ids: list[str]) -> dict[str, str]:
         """Thumbnails as data URIs; those shown last are kept, for the same photos are near to many."""
         missing = [one for one in ids if one not in self._kept]
-        if missing:
-            gallery = Gallery(self.catalog.images, None)
-            wanted = {one: gallery.picture(one, PICTURE_SIDE) for one in missing}
-            gallery.load()
-            found = {one: picture.source for one, picture in wanted.items() if picture.source}
-            self._kept = dict([*self._kept.items(), *found.items()][-KEPT_PICTURES:])
-        return {one: self._kept[one] for one in ids if one in self._kept}
+        gallery = Gallery(self.catalog.images, None)
+        wanted = {one: gallery.picture(one, PICTURE_SIDE) for one in missing}
+        gallery.load()  # reads nothing where nothing is wanted
+        found = {one: picture.source for one, picture in wanted.items() if picture.source}
+        known = {**self._kept, **found}
+        self._kept = dict([*known.items()][-KEPT_PICTURES:])
+        return {one: known[one] for one in ids if one in known}
