@@ -1,7 +1,7 @@
 """Sightline in Airflow's UI: its pages below /sightline, behind Airflow's login and its permissions on DAGs.
 
-Every component of Airflow imports this file, each task included; what the pages and links need is imported when
-the first of them is asked for.
+Every component of Airflow imports this file, each task included; what the pages and links need is imported
+when the first of them is asked for.
 """
 
 from functools import cached_property

@@ -8,7 +8,10 @@ import os
 import re
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
+
+from tests.web_demo import RUN_ID
 
 HOME = Path(__file__).parents[1]
 USERS = {"vera": "viewer", "ulla": "user"}
@@ -60,7 +63,12 @@ def ask() -> dict[str, Any]:
             answers.append(
                 {"route": route.name, "method": method, "permission": asked_by(route), **told}
             )
-    return {"answers": answers, "by_bearer": by_bearer(client, tokens["vera"])}
+    return {
+        "answers": answers,
+        "by_bearer": by_bearer(client, tokens["vera"]),
+        "plugin": plugin_of(client, tokens["vera"]),
+        "links": [links_of(dag_id) for dag_id in ("ingest_birds", "train_birds", "others")],
+    }
 
 
 def status(client: Any, method: str, path: str, token: str | None) -> int:
@@ -75,6 +83,21 @@ def by_bearer(client: Any, token: str | None) -> int:
     """What a program with that token is answered."""
     client.cookies.clear()
     return int(client.get("/sightline/", headers={"Authorization": f"Bearer {token}"}).status_code)
+
+
+def plugin_of(client: Any, token: str | None) -> dict[str, Any]:
+    """The plugin as Airflow's UI is told of it."""
+    listed = client.get("/api/v2/plugins", headers={"Authorization": f"Bearer {token}"}).json()
+    return next(one for one in listed["plugins"] if one["name"] == "sightline")
+
+
+def links_of(dag_id: str) -> dict[str, str]:
+    """Where the links of a run's tasks lead."""
+    from airflow.plugins_manager import get_global_operator_extra_links
+
+    key = SimpleNamespace(dag_id=dag_id, run_id=RUN_ID)
+    links = get_global_operator_extra_links()
+    return {link.name: link.get_link(None, ti_key=key) for link in links}
 
 
 def asked_by(route: Any) -> str | None:

@@ -95,6 +95,14 @@ def watched(
     context.close()
 
 
+def expect_none(page: "Page", text: str) -> None:
+    """Wait until a text stands nowhere on a page. (Playwright's waiting for a function needs eval, which our
+    pages forbid.)"""
+    from playwright.sync_api import expect
+
+    expect(page.get_by_text(text)).to_have_count(0)
+
+
 def find_barriers(page: "Page") -> list[str]:
     """What axe-core finds serious or critical, with where it stands."""
     axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="no axe-core").Axe()

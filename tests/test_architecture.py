@@ -96,6 +96,12 @@ def test_dags_and_jobs_stay_thin() -> None:
             assert ast.get_docstring(ast.parse(path.read_text())), path
 
 
+def test_the_plugin_which_each_task_imports_is_light() -> None:
+    for path in (HOME / "plugins").glob("*.py"):
+        roots = {name.split(".")[0] for name in imported(path, at_top_level_only=True)}
+        assert roots <= {"airflow", "functools", "typing", "urllib"}, path
+
+
 def test_every_module_says_what_it_is_and_stays_readable() -> None:
     for path in MODULES:
         if path.name == "__init__.py" and path.stat().st_size == 0:

@@ -6,10 +6,11 @@ import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 
-from tests.web_demo import write_demo
+from tests.web_demo import RUN_ID, write_demo
 
 HOME = Path(__file__).parents[1]
 # POST, and yet nothing is changed: whoever may look at a dataset may ask its champion.
@@ -40,6 +41,20 @@ def answers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 def test_every_route_asks_for_a_permission(answers: dict[str, Any]) -> None:
     assert len(answers["answers"]) >= 7
     assert not [one for one in answers["answers"] if one["permission"] is None]
+
+
+def test_the_plugin_stands_in_the_navigation_and_beside_each_run(answers: dict[str, Any]) -> None:
+    views = {view["destination"]: view["href"] for view in answers["plugin"]["external_views"]}
+    assert views == {"nav": "/sightline/", "dag_run": "/sightline/runs/{DAG_ID}/{RUN_ID}"}
+
+
+def test_tasks_lead_to_their_run_and_to_its_report(answers: dict[str, Any]) -> None:
+    ingest, train, others = (list(links.values()) for links in answers["links"])
+    tab = f"/runs/{quote(RUN_ID, safe='')}/plugin/sightline_run"
+    report = "/plugin/sightline/sightline/datasets/birds/reports/00004-abcdef01.html"
+    assert ingest == [f"/dags/ingest_birds{tab}", ""]
+    assert train == [f"/dags/train_birds{tab}", report]
+    assert others == ["", ""]
 
 
 def test_without_a_login_every_route_is_closed(answers: dict[str, Any]) -> None:
