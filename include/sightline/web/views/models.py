@@ -1,5 +1,6 @@
 """The models of a dataset over time, and two of them side by side."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -103,7 +104,7 @@ def _plot(rows: list[ModelRow], champion: str | None) -> charts.Chart | None:
     return replace(chart, mark=(x, y))
 
 
-FACTS = {
+FACTS: dict[str, Callable[[dict[str, Any]], str]] = {
     "Kind": lambda model: KINDS[model["kind"]],
     "Made": lambda model: str(model["created_at"]).replace("T", " ")[:16],
     "Backbone": lambda model: describe_backbone(model["spec"]["backbone"]),
@@ -125,8 +126,8 @@ def _has(name: str, *pair: dict[str, Any]) -> bool:
 
 def _metric(name: str, left: dict[str, Any], right: dict[str, Any]) -> Line:
     values = [model["metrics"].get(name) for model in (left, right)]
-    shown = [percent(value, 2) if name in SHARES else decimal(value, 4) for value in values]
-    return Line(name.replace("_", " "), *shown, better=_better(name, *values))
+    ours, theirs = (percent(value, 2) if name in SHARES else decimal(value, 4) for value in values)
+    return Line(name.replace("_", " "), ours, theirs, _better(name, *values))
 
 
 def _better(name: str, left: float | None, right: float | None) -> str:
