@@ -441,6 +441,7 @@ def test_pages_need_no_network_and_hold_no_markup_of_strangers(
     for path in (Path(page), index_of(catalog)):
         text = path.read_text(encoding="utf-8")
         assert "<script>alert" not in text
+        assert text.count("<script>") == 1  # ours
         assert re.findall(r"""(?:src=|<link\b|url\(|@import)[^>]*//[^>]*""", text) == []
         assert ".table" in text  # its own style
     assert f"1 in /photos/{markup}" in Page(page).text

@@ -1,10 +1,12 @@
 """The pages as an application: its frame, errors and headers, its cards, and documents served safely."""
 
+import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from fastapi import APIRouter, FastAPI, Request
+from fastapi import APIRouter, FastAPI, HTTPException, Request
 from fastapi.testclient import TestClient
 
 from sightline import storage
@@ -37,6 +39,14 @@ class LetsAdaIn:
 
     async def visitor(self, request: Request) -> Visitor:
         return Ada()
+
+
+@dataclass(frozen=True)
+class LetsNobodyIn:
+    airflow: str | None = "/base"
+
+    async def visitor(self, request: Request) -> Visitor:
+        raise HTTPException(401, "Not authenticated")
 
 
 trouble = APIRouter()
@@ -96,6 +106,23 @@ def test_a_dataset_that_was_never_run_has_an_empty_card(catalog: Catalog) -> Non
     assert card.problem is None
 
 
+def test_a_table_that_cannot_be_read_is_told_on_its_card(
+    catalog: Catalog, open_pages: TestClient
+) -> None:
+    log = storage.join(catalog.images.url, "_delta_log", "00000000000000000001.json")
+    storage.write_bytes(log, b"not json")
+    problem = read_card("birds").problem
+    assert problem is not None
+    assert "images" in problem
+    assert "digits" in open_pages.get("/").text
+
+
+def test_who_has_not_logged_in_is_shown_where(own_places: Path) -> None:
+    page = TestClient(create_app(LetsNobodyIn())).get("/", headers=HTML)
+    assert page.status_code == 401
+    assert 'href="/base/api/v2/auth/login?next=/"' in page.text
+
+
 def test_a_broken_file_is_told_on_its_card(open_pages: TestClient) -> None:
     assert "unknown backbone &#39;resnet5&#39;" in open_pages.get("/").text
 
@@ -141,6 +168,9 @@ def test_every_answer_has_the_headers(open_pages: TestClient) -> None:
         assert policy.startswith("default-src 'self'; "), path
         assert "unsafe" not in policy
         assert headers["x-content-type-options"] == "nosniff"
+    broken = open_pages.post("/datasets/birds/guess?number=1")
+    assert broken.status_code == 500
+    assert broken.headers["content-security-policy"].startswith("default-src 'self'; ")
 
 
 def test_errors_are_a_page_for_people_and_json_for_programs(open_pages: TestClient) -> None:
@@ -242,6 +272,13 @@ def test_a_run_without_records_and_one_of_another_dag_are_told_apart(
     assert "No task of this run has ended yet" in open_pages.get("/runs/ingest_birds/x").text
     assert "is not the DAG of a dataset" in open_pages.get("/runs/somebodys/x").text
     assert open_pages.get("/runs/ingest_none/x").status_code == 404
+
+
+def test_the_pages_import_nothing_heavy() -> None:
+    heavy = ("airflow", "torch", "pyspark", "great_expectations", "sklearn")
+    asked = f"import sys, sightline.web.app; print([one for one in {heavy} if one in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", asked], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
 
 
 def test_a_line_goes_from_lowest_to_highest() -> None:

@@ -130,6 +130,7 @@ def _render(result: "ExpectationSuiteValidationResult") -> str:
 # Scripts, style sheets and pictures from public servers; the newsletter; links to pages not built.
 _ONLINE = [
     (re.compile(r'<script src="https?://[^>]*>\s*</script>'), ""),
+    (re.compile(r"<script>.*?</script>", re.DOTALL), ""),  # asks for jQuery; ours stands in for it
     (re.compile(r"<link [^>]*>"), ""),
     (re.compile(r"<footer>.*?</footer>", re.DOTALL), ""),
     (re.compile(r'<img\s[^>]*src="https?://[^>]*>', re.DOTALL), "Data Docs"),

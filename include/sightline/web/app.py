@@ -4,7 +4,7 @@ import logging
 from collections.abc import Sequence
 from http import HTTPStatus
 
-from fastapi import APIRouter, FastAPI, HTTPException, Request
+from fastapi import APIRouter, Depends, FastAPI, HTTPException, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException as AnyHTTPException
 from starlette.responses import FileResponse, JSONResponse, Response
@@ -14,12 +14,18 @@ from sightline.errors import SightlineError, StorageError
 from sightline.web import datasets, documents, models, runs, try_it
 from sightline.web.access import Access, Entering
 from sightline.web.rendering import KEPT, STATIC, page
-from sightline.web.security import READING, SecureHeaders, is_of_this_site
+from sightline.web.security import HEADERS, READING, SecureHeaders, is_of_this_site
 
 log = logging.getLogger(__name__)
 
 PAGES = (datasets.router, models.router, try_it.router, runs.router, documents.router)
 MEDIA_TYPES = {".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
+
+
+def refuse_other_sites(request: Request) -> None:
+    """No change that another site's page has asked for."""
+    if not is_of_this_site(request):
+        raise HTTPException(403, "A page of another site has asked for this change.")
 
 
 def create_app(access: Access, pages: Sequence[APIRouter] = PAGES) -> FastAPI:
@@ -30,10 +36,10 @@ def create_app(access: Access, pages: Sequence[APIRouter] = PAGES) -> FastAPI:
         docs_url=None,  # its page loads from other sites
         redoc_url=None,
         openapi_url=None,  # served below, to those who have logged in
+        dependencies=[Depends(refuse_other_sites)],
     )
     app.state.access = access
     app.add_middleware(SecureHeaders)
-    app.middleware("http")(refuse_other_sites)
     for router in (frame, *pages):
         app.include_router(router)
     app.add_exception_handler(AnyHTTPException, _tell_http)
@@ -61,13 +67,6 @@ def read_openapi(request: Request, visitor: Entering) -> JSONResponse:
     return JSONResponse(request.app.openapi())
 
 
-async def refuse_other_sites(request: Request, call_next):  # type: ignore[no-untyped-def]
-    """No change that another site's page has asked for."""
-    if not is_of_this_site(request):
-        return _tell(request, 403, "A page of another site has asked for this change.")
-    return await call_next(request)
-
-
 def _tell_http(request: Request, error: Exception) -> Response:
     assert isinstance(error, AnyHTTPException)
     return _tell(request, error.status_code, str(error.detail), error.headers)
@@ -86,13 +85,14 @@ def _tell_ours(request: Request, error: Exception) -> Response:
 
 
 def _tell_unexpected(request: Request, error: Exception) -> Response:
-    return _tell(request, 500, "Something went wrong here; the server's log says what.")
+    answer = _tell(request, 500, "Something went wrong here; the server's log says what.")
+    answer.headers.update(HEADERS)  # this answer is made outside of all middleware
+    return answer
 
 
 def _tell(request: Request, status: int, sentence: str, headers: object = None) -> Response:
     """A sentence, as a page for people and as JSON for programs."""
     if "text/html" not in request.headers.get("accept", ""):
         return JSONResponse({"detail": sentence}, status, headers)  # type: ignore[arg-type]
-    return page(
-        request, "error.html.j2", status, title=HTTPStatus(status).phrase, sentence=sentence
-    )
+    title = HTTPStatus(status).phrase
+    return page(request, "error.html.j2", status, title=title, sentence=sentence, code=status)

@@ -27,6 +27,12 @@ def show_run(request: Request, visit: SeeingRun, dag_id: str, run_id: str) -> HT
     if visit is None:
         return page(request, "run_elsewhere.html.j2", dag_id=dag_id)
     run = read_run(visit.catalog, dag_id, run_id)
-    facts = {"dag_id": dag_id, "run_id": run_id, "run": run, "dataset": visit.dataset}
-    longest = max((task.seconds for task in run.tasks), default=0) if run else 0
-    return page(request, "run.html.j2", longest=longest, **facts)
+    return page(
+        request,
+        "run.html.j2",
+        dataset=visit.dataset,
+        dag_id=dag_id,
+        run_id=run_id,
+        run=run,
+        longest=max((task.seconds for task in run.tasks), default=0) if run else 0,
+    )

@@ -10,7 +10,7 @@ from typing import Any
 from sightline import ledger, models, storage, tables
 from sightline.catalog import Catalog, open_catalog
 from sightline.config import load_dataset
-from sightline.errors import ConfigError
+from sightline.errors import ConfigError, StorageError
 from sightline.web.views.samples import Content, read_content
 
 REMEMBERED = 64  # datasets
@@ -43,40 +43,44 @@ class Card:
     """A dataset at a glance."""
 
     dataset: str
-    description: str
-    problem: str | None  # what is wrong with the dataset file
-    is_daily: bool
-    is_scheduled: bool
-    images: int
-    images_version: int | None
-    classes: int
-    rejects: int
-    night: Night | None
-    champion: str | None
-    accuracy: float | None
-    trend: tuple[float, ...]  # accuracy of the champions, oldest first, the present one last
-    has_report: bool
-    samples: tuple[Sample, ...]
+    problem: str | None = None  # what is wrong with the dataset file, or with a table
+    description: str = ""
+    is_daily: bool = False
+    is_scheduled: bool = False
+    images: int = 0
+    classes: int = 0
+    rejects: int = 0
+    night: Night | None = None
+    champion: str | None = None
+    accuracy: float | None = None
+    trend: tuple[float, ...] = ()  # accuracy of the last champions, oldest first
+    has_report: bool = False
+    samples: tuple[Sample, ...] = ()
 
 
 def read_card(dataset: str) -> Card:
-    """A dataset's card; one that was never run counts zeros, of a broken file the tables alone are told."""
-    catalog = open_catalog(dataset)
+    """A dataset's card; one that was never run counts zeros. A file or a table that cannot be read is told,
+    and harms no other card."""
+    try:
+        return _read_card(open_catalog(dataset))
+    except StorageError as error:
+        return Card(dataset, problem=str(error))
+
+
+def _read_card(catalog: Catalog) -> Card:
     version = tables.current_version(catalog.images)
     classes, samples = (0, ()) if version is None else _read_classes(catalog, version)
-    trend = _accuracies(catalog)
     champion = models.read_champion(catalog)
     return Card(
-        dataset=dataset,
-        **_read_file(dataset),
-        images=tables.count_rows(catalog.images),
-        images_version=version,
+        dataset=catalog.dataset,
+        **_read_file(catalog.dataset),
+        images=tables.count_rows(catalog.images, version),
         classes=classes,
         rejects=tables.count_rows(catalog.rejects),
         night=read_night(catalog),
-        champion=champion and champion["version"],
-        accuracy=trend[-1] if champion and trend else None,
-        trend=trend,
+        champion=champion["version"] if champion else None,
+        accuracy=champion["metrics"].get("accuracy") if champion else None,
+        trend=_accuracies(catalog),
         has_report=storage.exists(storage.join(catalog.reports, "latest.html")),
         samples=samples,
     )
@@ -111,11 +115,9 @@ def _read_file(dataset: str) -> dict[str, Any]:
     try:
         spec = load_dataset(dataset)
     except ConfigError as error:
-        nothing = {"description": "", "is_daily": False, "is_scheduled": False}
-        return {**nothing, "problem": str(error)}
+        return {"problem": str(error)}
     return {
         "description": spec.description,
-        "problem": None,
         "is_daily": spec.source.is_daily,
         "is_scheduled": spec.schedule is not None,
     }
