@@ -1,6 +1,6 @@
 # What one does with Sightline; `make help` lists it.
 .DEFAULT_GOAL := help
-.PHONY: help demo run backfill up down status test test-slow test-nightly check bench environment development peers lock
+.PHONY: help demo run backfill serve up down status test test-slow test-nightly check bench environment development peers lock
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -16,6 +16,9 @@ backfill: environment ## many days of a dataset: DATASET=land_transport FROM=202
 
 status: environment ## what is there of each dataset
 	@.venv/bin/sightline status
+
+serve: environment ## a page to try the champions on, without Airflow: [DATASET=digits] [PORT=8000]
+	@.venv/bin/sightline serve $(if $(DATASET),--dataset '$(DATASET)') $(if $(PORT),--port '$(PORT)')
 
 up: environment ## Airflow with its UI, until Ctrl-C
 	@.venv/bin/sightline up

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any
 
 from benchmarks import svg
@@ -56,6 +57,15 @@ def memory_plots(result: dict[str, Any]) -> dict[str, str]:
     for row in result["rows"]:
         series.setdefault(row["system"], []).append((row["images"], row["peak_rss_bytes"] / 2**30))
     return {"peak": svg.lines("Peak memory of all processes (GiB)", "photos", series)}
+
+
+def serving_plots(result: dict[str, Any]) -> dict[str, str]:
+    """Memory held against the number of photos answered."""
+    rows = [row for row in result["rows"] if "held_bytes" in row]
+    answered = accumulate(row["images"] for row in rows)
+    held = [row["held_bytes"] / 2**30 for row in rows]
+    points = {"server and predictor": list(zip(answered, held, strict=True))}
+    return {"memory": svg.lines("Memory held while photos are answered (GiB)", "photos", points)}
 
 
 def bar_plots(key: str, title: str, unit: str) -> Callable[[dict[str, Any]], dict[str, str]]:
@@ -218,6 +228,25 @@ SECTIONS = {
             ),
         ),
         bar_plots("first_seconds", "Pages at 100,000 images, the first time", "seconds"),
+    ),
+    "serving": Section(
+        "Photos handed in",
+        "`sightline serve` and its predictor: photos of 1,024 pixels by HTTP, answered by a head on "
+        "ResNet-18 with what the model sees and the six nearest of 200 training photos, whose thumbnails it "
+        "keeps; the first row's all at once, then four at once. One process answers, on one core. Memory is "
+        "of the server and its predictor after these photos.",
+        (
+            (
+                ("images", "photos", count),
+                ("errors", "errors", count),
+                ("images_per_second", "photos/s", number),
+                ("median_seconds", "median (s)", number),
+                ("slowest_seconds", "slowest (s)", number),
+                ("held_bytes", "memory held", gibibytes),
+                ("ratio_to_first", "of the first", percent),
+            ),
+        ),
+        serving_plots,
     ),
     "gpu": Section(
         "GPU",

@@ -28,7 +28,9 @@ STAGES = {
     "submission", "tracking", "inspection", "label_audit", "drift",
 }  # fmt: skip
 KNOW_AIRFLOW = {"airflow_access", "work", "operators", "orchestration", "stages"}
-KNOW_TORCH = {"backbones", "featurization", "fine_tuning", "exporting", "worker_daemon"}
+KNOW_TORCH = {
+    "backbones", "featurization", "fine_tuning", "exporting", "worker_daemon", "serving",
+}  # fmt: skip
 
 
 def package_name(path: Path) -> str:

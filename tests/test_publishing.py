@@ -11,7 +11,14 @@ from sightline.config import DatasetSpec, GateSpec
 from sightline.errors import CheckFailed, ConfigError, TrainingError
 from sightline.ledger import Record
 from sightline.models import Plan, make_plan
-from sightline.publishing import nothing_new, publish, rejection, roll_back, succession
+from sightline.publishing import (
+    nothing_new,
+    promote,
+    publish,
+    rejection,
+    roll_back,
+    succession,
+)
 from tests.conftest import make_task, write_dataset
 
 
@@ -237,3 +244,19 @@ def test_what_a_person_rejected_is_not_offered_again(spec: DatasetSpec, catalog:
         f"Nothing new: model {plan.version} was rejected by joe on 2026-11-05T08:00:00+00:00; "
         "clear task approve to be asked again."
     )
+
+
+def test_a_person_promotes_a_model_that_the_gate_did_not_choose(catalog: Catalog) -> None:
+    published(catalog, "v1", "v2")
+    models.write_model(catalog, model_of("v3"))
+    models.write_model(catalog, {**model_of("v4"), "metrics": {}})
+    with pytest.raises(ConfigError, match="Say why model v3 is to serve"):
+        promote(catalog, "v3", "ann", "  ")
+    with pytest.raises(ConfigError, match="has no model 'v9'; 'sightline models photos'"):
+        promote(catalog, "v9", "ann", "because")
+    with pytest.raises(TrainingError, match="v4 has not been evaluated"):
+        promote(catalog, "v4", "ann", "because")
+    assert champion(catalog) == "v2"
+    assert promote(catalog, "v1", "ann", "v2 is slow") == "v2"  # it was champion: a roll back
+    past = succession(models.champion_history(catalog))
+    assert (past.line, list(past.withdrawn)) == (["v1"], ["v2"])

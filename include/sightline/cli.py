@@ -26,6 +26,7 @@ from sightline import (
     lineage_commands,
     local_airflow,
     rights_commands,
+    serving_commands,
     status,
 )
 from sightline.airflow_client import AirflowClient
@@ -427,6 +428,7 @@ def _parser() -> argparse.ArgumentParser:
     out_there.add_argument(
         "--images", metavar="N", type=_number, default=1000, help="test images to compare it on"
     )
+    serving_commands.add_commands(add)
     add("up", up, "keep Airflow up until Ctrl-C")
     add("down", down, "stop Airflow with all it runs")
     own = add(

@@ -8,6 +8,7 @@ SightlineError
 ├── ResourceError      the machine has too little disk or memory for the job
 ├── CheckFailed        data or a model did not meet what is asked of it
 ├── TrainingError      a classifier cannot be trained from what is there
+├── PhotoRefused       a photo that somebody has handed in cannot be looked at
 └── AirflowUnavailable the local Airflow did not start or did not answer
 
 None of them is mended by trying again at once, so a task that raises one fails without a retry.
@@ -52,6 +53,14 @@ class CheckFailed(SightlineError):
 
 class TrainingError(SightlineError):
     """A classifier cannot be trained from what is there."""
+
+
+class PhotoRefused(SightlineError):
+    """A photo that somebody has handed in cannot be looked at; `reason` is a code of `images.REASONS`."""
+
+    def __init__(self, message: str, reason: str) -> None:
+        super().__init__(message)
+        self.reason = reason
 
 
 class AirflowUnavailable(SightlineError):

@@ -85,7 +85,7 @@ def decide(spec: DatasetSpec, catalog: Catalog, record: Record, plan: Plan) -> d
     ]
     chosen, between = _choose(catalog, candidates, spec.gate)
     champion = models.read_champion(catalog)
-    paired = _compare(catalog, chosen, champion, spec.gate) if champion else None
+    paired = compare_models(catalog, chosen, champion, spec.gate) if champion else None
     checks = _check(chosen, champion, paired, spec.gate)
     passed = all(check.holds for check in checks)
     decision = {
@@ -141,15 +141,16 @@ def _choose(
     smaller one."""
     best, between = candidates[0], None
     for other in candidates[1:]:
-        between = _compare(catalog, other, best, gate)
+        between = compare_models(catalog, other, best, gate)
         if between.difference > 0:
             best = other
     return best, between
 
 
-def _compare(
+def compare_models(
     catalog: Catalog, ours: dict[str, Any], theirs: dict[str, Any], gate: GateSpec
 ) -> Comparison:
+    """A model beside another, by their model.json."""
     versions = {"ours": literal(ours["version"]), "theirs": literal(theirs["version"])}
     with tables.query(predictions=catalog.predictions) as sql:
         found = sql(PAIRED.format(**versions)).to_pylist()[0]

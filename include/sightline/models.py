@@ -22,13 +22,14 @@ from sightline.catalog import Catalog
 from sightline.classifiers import Classifier, Pca, arrays_of, pack, unpack
 from sightline.config import DatasetSpec
 from sightline.conflicts import dropped_images
-from sightline.errors import TrainingError
+from sightline.errors import ConfigError, TrainingError
 from sightline.tables import Table
 
 HEAD = "head"  # model.json's kind of a classifier on features
 FINE_TUNED = "fine_tuned"  # and of a network trained on the images
 TUNED = "-tuned"  # ends the version of a network, after its plan's
-PUBLISHED, ROLLED_BACK = "published", "rolled back"  # how a model became the champion
+# How a model became the champion: by the gate, by a person beyond it, or once more.
+PUBLISHED, PROMOTED, ROLLED_BACK = "published", "promoted", "rolled back"
 
 
 @dataclass(frozen=True)
@@ -168,6 +169,17 @@ def require_champion(catalog: Catalog) -> dict[str, Any]:
     if champion is None:
         raise no_champion(catalog)
     return champion
+
+
+def require_model(catalog: Catalog, version: str) -> dict[str, Any]:
+    """A model's model.json; ConfigError where there is none. `version` may come from a stranger."""
+    model = read_model(catalog, version) if version in list_versions(catalog) else None
+    if model is None:
+        raise ConfigError(
+            f"Dataset {catalog.dataset} has no model {version!r}; 'sightline models {catalog.dataset}' "
+            "lists them."
+        )
+    return model
 
 
 def no_champion(catalog: Catalog) -> TrainingError:

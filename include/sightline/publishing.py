@@ -1,4 +1,5 @@
-"""Publishing: the champion is the model that serves, moved in one atomic step, forth and back.
+"""Publishing: the champion is the model that serves, moved in one atomic step, forth and back; by the gate,
+or by a person, whose name and reason are kept.
 
 The history beside the champion is played like a stack: publishing puts a model on top, rolling back takes
 models off until the wanted one is on top again. What was taken off is withdrawn: no run publishes it again,
@@ -14,7 +15,7 @@ from sightline.catalog import Catalog
 from sightline.config import DatasetSpec
 from sightline.errors import CheckFailed, ConfigError, TrainingError
 from sightline.ledger import Record
-from sightline.models import ROLLED_BACK, Plan
+from sightline.models import PROMOTED, ROLLED_BACK, Plan
 
 log = logging.getLogger(__name__)
 
@@ -79,6 +80,30 @@ def roll_back(catalog: Catalog, version: str | None, by: str, reason: str) -> tu
         raise TrainingError(f"Model {wanted} of {catalog.dataset} is no longer on storage.")
     models.crown(catalog, wanted, ROLLED_BACK, by, reason)
     return past.line[-1], wanted
+
+
+def promote(catalog: Catalog, version: str, by: str, reason: str) -> str | None:
+    """Let a model serve because a person says so, whatever the gate has said; returns the champion before.
+    One that was champion before is rolled back to.
+
+    ConfigError where there is no such model, it serves already, or no reason is given; TrainingError where
+    it has not been evaluated.
+    """
+    model = models.require_model(catalog, version)
+    if not reason.strip():
+        raise ConfigError(
+            f"Say why model {version} is to serve: the reason is kept in the history."
+        )
+    if "accuracy" not in model["metrics"]:
+        raise TrainingError(
+            f"Model {version} has not been evaluated; clear task evaluate of its run."
+        )
+    past = succession(models.champion_history(catalog))
+    if version in past.were_champion:
+        return roll_back(catalog, version, by, reason)[0]
+    attribution.write_attribution(catalog, version)
+    models.crown(catalog, version, PROMOTED, by, reason)
+    return past.line[-1] if past.line else None
 
 
 def succession(history: list[dict[str, Any]]) -> Succession:

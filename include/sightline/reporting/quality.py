@@ -113,7 +113,7 @@ def per_class(report: ReportInput) -> dict[str, Any]:
 
 def predictions(report: ReportInput) -> dict[str, Any]:
     """Test images picked by the seed, right and wrong as they fall."""
-    shown = _predicted(report, "label IS NOT NULL", report.at_random, PREDICTIONS)
+    shown = predicted_images(report, "label IS NOT NULL", report.at_random, PREDICTIONS)
     return {"shown": shown, "right": sum(one["right"] for one in shown)}
 
 
@@ -121,14 +121,14 @@ def mistakes(report: ReportInput) -> dict[str, Any]:
     """The wrong predictions that the model was surest of."""
     wrong = "label <> predicted"
     return {
-        "shown": _predicted(report, wrong, "probability DESC, image_id", MISTAKES),
+        "shown": predicted_images(report, wrong, "probability DESC, image_id", MISTAKES),
         "wrong_count": report.sql(
             f"SELECT count(*) AS n FROM predictions WHERE {report.is_ours} AND {wrong}"
         )[0]["n"],
     }
 
 
-def _predicted(report: ReportInput, condition: str, order: str, limit: int) -> Rows:
+def predicted_images(report: ReportInput, condition: str, order: str, limit: int) -> Rows:
     """Some predictions with the names and pictures of their images."""
     rows = report.sql(
         "SELECT image_id, label, predicted, probability FROM predictions "

@@ -80,6 +80,16 @@ def open_report(catalog: Catalog, plan_version: str, runs: Runs) -> Iterator[Rep
     splits at the versions that it was made of."""
     decision = models.read_decision(catalog, plan_version)
     version = decision["chosen"] if decision else plan_version
+    with open_model(catalog, version, plan_version, runs) as report:
+        yield report
+
+
+@contextmanager
+def open_model(
+    catalog: Catalog, version: str, plan_version: str, runs: Runs
+) -> Iterator[ReportInput]:
+    """The same for one model of a plan, whatever the gate has decided. StorageError where there is none."""
+    decision = models.read_decision(catalog, plan_version)
     url = storage.join(catalog.model(version), "model.json")
     model = storage.read_json(url)
     if model is None:

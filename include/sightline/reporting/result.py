@@ -25,9 +25,9 @@ def result(report: ReportInput) -> dict[str, Any]:
         "tiles": _tiles(report),
         "facts": {
             "Model": report.version,
-            "Backbone": _backbone(model["spec"]["backbone"]),
+            "Backbone": describe_backbone(model["spec"]["backbone"]),
             "Backbone id": model["backbone_id"],
-            "Classifier": _classifier(model),
+            "Classifier": describe_classifier(model),
         },
         "weights_are_random": model["spec"]["backbone"]["weights"] == "random",
     }
@@ -70,7 +70,8 @@ def _tiles(report: ReportInput) -> list[tuple[str, str]]:
     return [(name, value) for name, value in tiles if value != NOTHING]
 
 
-def _backbone(spec: dict[str, Any]) -> str:
+def describe_backbone(spec: dict[str, Any]) -> str:
+    """A backbone of a dataset file in words."""
     at_size = f" at {spec['image_size']} px" if spec.get("image_size") else ""
     weights = str(spec["weights"])
     if weights == "random":
@@ -81,7 +82,8 @@ def _backbone(spec: dict[str, Any]) -> str:
     return f"{spec['name']}{at_size}, pretrained weights ({named})"
 
 
-def _classifier(model: dict[str, Any]) -> str:
+def describe_classifier(model: dict[str, Any]) -> str:
+    """What decides in a model, in words."""
     if model.get("kind") == FINE_TUNED:
         took = f", {plural(len(model['fine_tuning']['history']), 'epoch')}"
         looks = ", with test-time augmentation" if "plain_accuracy" in model["metrics"] else ""

@@ -112,7 +112,7 @@ def provenance(report: ReportInput) -> dict[str, Any]:
             if table.name in versions
         ],
         "grid": _grid(head) if head else [],
-        "parameters": [("seed of this run", str(model["seed"])), *_parameters(model["spec"])],
+        "parameters": [("seed of this run", str(model["seed"])), *describe_settings(model["spec"])],
         "rows": model["rows"],
     }
 
@@ -128,7 +128,7 @@ def _grid(head: dict[str, Any]) -> list[dict[str, Any]]:
     return [{**row, "tried": parameters(row["tried"])} for row in ordered]
 
 
-def _parameters(spec: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+def describe_settings(spec: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
     """The dataset file flattened, one line a value; of free options only the names are shown."""
     lines: list[tuple[str, str]] = []
     for key, value in spec.items():
@@ -137,7 +137,7 @@ def _parameters(spec: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]
         if isinstance(value, dict) and key == "options":
             lines.append((f"{prefix}{key}", ", ".join(value) or "none"))
         elif isinstance(value, dict):
-            lines += _parameters(value, f"{prefix}{key}.")
+            lines += describe_settings(value, f"{prefix}{key}.")
         else:
             lines.append((f"{prefix}{key}", _shown(value)))
     return lines

@@ -29,18 +29,29 @@ def write_study(catalog: Catalog, study: str) -> str:
 
 def render(dataset: str, study: str, rows: Rows) -> str:
     """The page as HTML."""
+    return render_page("study.html.j2", dataset=dataset, study=study, **describe(rows))
+
+
+def read_studies(catalog: Catalog) -> list[dict[str, Any]]:
+    """What `describe` says of each study of a dataset, with its name, the newest one first."""
+    by_study: dict[str, Rows] = {}
+    for batch in tables.read_batches(catalog.scaling, catalog.scaling.schema.names):
+        for row in batch.to_pylist():
+            by_study.setdefault(row["study"], []).append(row)
+    return [{"study": study, **describe(by_study[study])} for study in sorted(by_study)[::-1]]
+
+
+def describe(rows: Rows) -> dict[str, Any]:
+    """The settings of a study in order, the best ones, and its plots."""
     ordered = sorted(rows, key=lambda row: (row["batch_size"], row["workers"]))
     sizes = sorted({row["batch_size"] for row in rows})
-    return render_page(
-        "study.html.j2",
-        dataset=dataset,
-        study=study,
-        rows=ordered,
-        fastest=max(rows, key=lambda row: row["images_per_second"]),
-        best=max(rows, key=lambda row: row["accuracy"]),
-        has_price=any(row["cost"] for row in rows),
-        plots=[(size, _plot(_of_size(ordered, size))) for size in sizes],
-    )
+    return {
+        "rows": ordered,
+        "fastest": max(rows, key=lambda row: row["images_per_second"]),
+        "best": max(rows, key=lambda row: row["accuracy"]),
+        "has_price": any(row["cost"] for row in rows),
+        "plots": [(size, _plot(_of_size(ordered, size))) for size in sizes],
+    }
 
 
 def _of_size(rows: Rows, batch_size: int) -> Rows:

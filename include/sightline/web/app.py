@@ -20,10 +20,12 @@ from sightline.web import (
     gallery,
     image,
     labels,
+    models,
     quality,
     rejects,
     runs,
     thumbnails,
+    try_it,
 )
 from sightline.web.access import Access, Entering
 from sightline.web.rendering import KEPT, STATIC, page
@@ -35,7 +37,7 @@ PAGES = tuple(
     one.router
     for one in (
         datasets, dataset, gallery, thumbnails, image, rejects, duplicates, labels, embedding_map,
-        quality, runs, documents,
+        quality, models, try_it, runs, documents,
     )
 )  # fmt: skip
 MEDIA_TYPES = {".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
