@@ -71,7 +71,10 @@ add_development() {
 # For the tests of the pages, which are skipped where there is none.
 add_browser() {
     command -v chromium >/dev/null || command -v chromium-browser >/dev/null && return
-    [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null && install_browser >>"$LOG" 2>&1 && return
+    if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
+        echo "Debian's Chromium, for the tests of the pages ..."
+        install_browser >>"$LOG" 2>&1 && return
+    fi
     echo "There is no Chromium here, so the tests of the pages in a browser are skipped." >&2
 }
 

@@ -16,6 +16,8 @@ from tests.web_demo import RUN_ID, write_demo
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
 
+pytestmark = pytest.mark.slow  # a browser is
+
 PAGES = ["/sightline/", f"/sightline/runs/ingest_birds/{RUN_ID}"]
 
 

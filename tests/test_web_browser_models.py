@@ -24,6 +24,8 @@ from tests.test_web_models import make_models
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
 
+pytestmark = pytest.mark.slow  # a browser is
+
 MODELS = "/sightline/datasets/photos/models"
 TRY_IT = "/sightline/datasets/photos/try-it"
 

@@ -19,6 +19,8 @@ from tests.web_world import LABELS, SCRIPT, letting, make_world
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
 
+pytestmark = pytest.mark.slow  # a browser is
+
 HOME = "/datasets/photos"
 PAGES = ("", "/gallery?label=bus", "/rejects", "/duplicates", "/labels", "/map", "/quality")
 

@@ -11,7 +11,6 @@ from sightline import ledger, models, storage, tables
 from sightline.catalog import Catalog, open_catalog
 from sightline.config import load_dataset
 from sightline.errors import ConfigError, StorageError
-from sightline.web.views.samples import Content, read_content
 
 REMEMBERED = 64  # datasets
 TREND = 12  # champions
@@ -100,15 +99,6 @@ def read_night(catalog: Catalog) -> Night | None:
         rejects=counts.get("rejects", 0),
         known=counts.get("held_before", 0),
     )
-
-
-def read_sample(catalog: Catalog, image_id: str) -> Content | None:
-    """The bytes of a photo of the strip; None for any other."""
-    version = tables.current_version(catalog.images)
-    if version is None:
-        return None
-    shown = [sample.image_id for sample in _read_classes(catalog, version)[1]]
-    return read_content(catalog, version, image_id) if image_id in shown else None
 
 
 def _read_file(dataset: str) -> dict[str, Any]:
