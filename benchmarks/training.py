@@ -3,11 +3,13 @@
     .venv/bin/python -m benchmarks.training --epochs 6 --size 112 --rounds 3
 
 ResNet-18 from the same random weights learns scikit-learn's digits, all layers, with the same optimiser,
-rates, batches and images. The plain loop is PyTorch as its tutorials have it: eager, fp32, images in a
-DataLoader with a process beside. Both train with all cores; the accuracy is that of the test split.
+rates, batches and images, shuffled anew in each round. The plain loop is PyTorch as its tutorials have it:
+eager, fp32, images in a DataLoader with a process beside. Both train with all cores; the accuracy is that
+of the test split.
 """
 
 import argparse
+import itertools
 import json
 import os
 import sys
@@ -41,13 +43,14 @@ def main() -> None:
     """Both ways in turns, each a process of its own."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--one", choices=WAYS, help=argparse.SUPPRESS)
+    parser.add_argument("--seed", type=int, default=0, help=argparse.SUPPRESS)
     asked = measuring.add_arguments(parser, epochs=6, size=112, rounds=3)
     if asked.one:
-        print(json.dumps(run_one(asked.one)))
+        print(json.dumps(run_one(asked.one, asked.seed)))
         return
     place = Workplace(asked.workplace / "training")
     prepare(place, asked.size, asked.epochs)
-    ways = {way: partial(run_way, place, way) for way in WAYS}
+    ways = {way: partial(run_way, place, way, itertools.count()) for way in WAYS}
     found = measuring.in_turns(ways, asked.rounds)
     speeds = {way: median(run["images_per_second"] for run in found[way]) for way in WAYS}
     rows = [
@@ -64,14 +67,15 @@ def main() -> None:
     measuring.write_results(asked.results, rows, measuring.our_versions(), **shape)
 
 
-def run_way(place: Workplace, way: str) -> dict[str, Any]:
-    """What `run_one` found in a process of its own, and its peak memory."""
-    command = [sys.executable, "-m", "benchmarks.training", "--one", way]
+def run_way(place: Workplace, way: str, seeds: Iterator[int]) -> dict[str, Any]:
+    """What `run_one` found in a process of its own, with the round's seed, and its peak memory."""
+    own = ["--one", way, "--seed", str(next(seeds))]
+    command = [sys.executable, "-m", "benchmarks.training", *own]
     done = measuring.run(command, place.environment(), place.folder)
     return {**json.loads(done.said.splitlines()[-1]), "peak_rss_bytes": done.peak_bytes}
 
 
-def run_one(way: str) -> dict[str, float]:
+def run_one(way: str, seed: int) -> dict[str, float]:
     """Train and test; the speed is of the epochs after the first, with the reading of the images."""
     from sightline import fine_tuning, models, splitting, storage
     from sightline.catalog import open_catalog
@@ -86,7 +90,8 @@ def run_one(way: str) -> dict[str, float]:
     plan = models.make_plan(spec, catalog, "")
     folder = storage.join(catalog.staging, f"benchmark-{os.getpid()}")
     images = build_training_set(spec, catalog, plan, spec.fine_tune.validation_share, folder)
-    job = fine_tuning.prepare_job(spec.fine_tune, spec.backbone, images, folder)
+    tuning = spec.fine_tune.model_copy(update={"seed": seed})
+    job = fine_tuning.prepare_job(tuning, spec.backbone, images, folder)
     try:
         if way == WAYS[0]:
             weights, speed = train_ours(job)
