@@ -30,8 +30,8 @@ def settings() -> dict[str, dict[str, str]]:
     return {
         "Spark as it comes": {},
         "quick JVM": quick,
-        "and class archive": spark.submit_conf(),
-        "and torch in the daemon": spark.submit_conf() | TORCH_WORKERS,
+        "quick JVM, class archive": spark.submit_conf(),
+        "quick JVM, class archive, torch in the daemon": spark.submit_conf() | TORCH_WORKERS,
     }
 
 

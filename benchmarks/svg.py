@@ -6,7 +6,8 @@ from html import escape
 from sightline.reporting.charts import ticks_up_to
 
 WIDTH, ROW, TOP, BOTTOM = 720, 34, 46, 34
-NAMES = 320  # pixels for the bars' names
+NAMES = 320  # pixels for the bars' names, or more where one is longer
+LETTER = 7.6  # pixels of a name's letter, at most, on average
 VALUES = 90  # pixels for the number beside the longest bar
 LINES_HEIGHT, LEFT, RIGHT = 320, 70, 170
 OURS, OTHERS, INK, FAINT = "#1f6feb", "#9aa4b2", "#24292f", "#d0d7de"
@@ -16,19 +17,20 @@ COLOURS = (OURS, "#d9730d", "#2da44e", "#8250df")
 def bars(title: str, values: Mapping[str, float], unit: str, limit: float | None = None) -> str:
     """A bar each, Sightline's in colour; `limit` is a line across them all."""
     top = max([*values.values(), limit or 0.0]) or 1.0
-    length = WIDTH - NAMES - VALUES
+    start = max(NAMES, LETTER * max(map(len, values)) + 20)
+    length = WIDTH - start - VALUES
     height = TOP + ROW * len(values) + BOTTOM
     parts = []
     for index, (name, value) in enumerate(values.items()):
         y = TOP + ROW * index
         width = value / top * length
-        parts.append(_text(NAMES - 10, y + 20, name, "end"))
+        parts.append(_text(start - 10, y + 20, name, "end"))
         size = f'width="{width:.1f}" height="{ROW - 12}"'
         colour = OURS if name.startswith("Sightline") else OTHERS
-        parts.append(f'<rect x="{NAMES}" y="{y + 5}" {size} fill="{colour}"/>')
-        parts.append(_text(NAMES + width + 6, y + 20, shown(value)))
+        parts.append(f'<rect x="{start:g}" y="{y + 5}" {size} fill="{colour}"/>')
+        parts.append(_text(start + width + 6, y + 20, shown(value)))
     if limit is not None:
-        x = NAMES + limit / top * length
+        x = start + limit / top * length
         parts.append(_line(x, TOP, x, height - BOTTOM, INK, dashed=True))
         parts.append(_text(x, height - BOTTOM + 16, f"limit {shown(limit)}", "middle"))
     return _svg(height, f"{title} ({unit})", parts)

@@ -2,7 +2,6 @@
 
 import http.server
 import io
-import logging
 import os
 import signal
 import subprocess
@@ -67,7 +66,6 @@ def spark() -> Iterator["SparkSession"]:
     from sightline.spark import start_session
 
     session = start_session("tests")
-    logging.getLogger("py4j").setLevel(logging.WARNING)  # it says goodbye to a console that is gone
     yield session
     session.stop()
 

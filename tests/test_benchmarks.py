@@ -1,11 +1,12 @@
 """The benchmarks' photos, results and page; nothing here measures time."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
 
-from benchmarks import limit, measuring, photos, plots
+from benchmarks import limit, measuring, photos, plots, svg
 from benchmarks.__main__ import ORDER
 from benchmarks.sections import SECTIONS
 
@@ -100,3 +101,12 @@ def test_the_page_shows_what_was_not_measured_and_says_so(tmp_path: Path) -> Non
 
 def _text(path: Path) -> str | None:
     return path.read_text() if path.exists() else None
+
+
+def test_a_long_name_has_the_room_that_it_needs_beside_its_bar() -> None:
+    drawn = svg.bars("Title", {"short": 1.0, "n" * 50: 2.0}, "seconds")
+    ends = [float(x) for x in re.findall(r'<text x="([\d.]+)"[^>]*text-anchor="end"', drawn)]
+    starts = [float(x) for x in re.findall(r'<rect x="([\d.]+)" y', drawn)]
+    assert min(ends) >= 50 * svg.LETTER
+    assert min(starts) > max(ends)
+    assert max(starts) < svg.WIDTH - svg.VALUES

@@ -64,7 +64,6 @@ def run_study() -> None:
 
 def _guard(task: str, stage: Callable[..., None], dataset: str) -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
-    logging.getLogger("py4j").setLevel(logging.WARNING)
     try:
         _run(task, stage, dataset)
     except SightlineError as error:

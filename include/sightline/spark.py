@@ -67,6 +67,7 @@ def start_session(name: str) -> "SparkSession":
     """The session of a job; what spark-submit was told wins over our settings."""
     from pyspark.sql import SparkSession
 
+    logging.getLogger("py4j").setLevel(logging.WARNING)  # it tells of each connection that it ends
     os.environ.setdefault("SPARK_LOCAL_IP", "127.0.0.1")
     os.environ.setdefault(
         "PYSPARK_PYTHON", sys.executable
