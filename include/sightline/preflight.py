@@ -28,7 +28,8 @@ def check_survey(spec: DatasetSpec, survey: Survey) -> list[str]:
     if survey.images_by_class is not None:
         facts.append(_check_classes(spec, survey.images_by_class))
     dim, weights = _check_weights(spec)
-    return [*facts, weights, _check_disk(spec, survey, dim), _check_memory(spec, survey, dim)]
+    memory = _check_memory(spec, survey, dim)  # first: unlike a disk, it is seldom made larger
+    return [*facts, weights, _check_disk(spec, survey, dim), memory]
 
 
 def _check_classes(spec: DatasetSpec, counts: dict[str, int]) -> str:
