@@ -22,6 +22,7 @@ import pytest
 from sightline import models
 from sightline.airflow_client import AirflowClient, Run
 from sightline.catalog import Catalog, open_catalog
+from tests.airflow_browser import frame_of, logged_in
 
 pytestmark = pytest.mark.end_to_end
 
@@ -250,6 +251,39 @@ def test_a_person_s_answer_lets_the_model_serve_or_leaves_the_champion(
         assert models.read_champion(catalog) == champion
     (entry,) = models.champion_history(catalog)
     assert entry["by"] == "admin"
+
+
+def test_on_the_pages_in_airflow_s_frame_a_run_is_started_and_its_question_answered(
+    client: AirflowClient, places: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SIGHTLINE_STORAGE", str(places / "data"))
+    catalog = open_catalog("asked")
+    judge(catalog, "v3", models.read_champion(catalog))
+    (places / "data" / "planned").write_text("v3")
+    address = f"http://127.0.0.1:{record(places)['port']}"
+    password = json.loads((places / "state" / "airflow" / "passwords.json").read_text())["admin"]
+    with logged_in(address, "admin", password) as page:
+        page.get_by_role("link", name="Sightline").click()
+        pages = frame_of(page)
+        pages.get_by_role("button", name="Run asked").click()
+        pages.get_by_role("dialog").get_by_role("button", name="Run", exact=True).click()
+        pages.get_by_role("link", name=re.compile("^train_asked, .*: running$")).wait_for()
+        pages.get_by_role("link", name="asked", exact=True).click()
+        models_tab = pages.get_by_role("link", name="Models")
+        approve = pages.get_by_role("button", name="Approve")
+
+        def is_asked() -> bool:
+            models_tab.click()
+            pages.get_by_role("heading", name="Models of asked").wait_for()
+            page.wait_for_load_state("networkidle")
+            return bool(approve.count())
+
+        wait_until(is_asked, "the question on the page")
+        approve.click()
+        pages.get_by_text("Your answer, Approve, is with Airflow; the run goes on.").wait_for()
+    wait_until(lambda: (models.read_champion(catalog) or {}).get("version") == "v3", "v3 to serve")
+    assert models.champion_history(catalog)[-1]["by"] == "admin"
+    client.set_paused("ingest_asked", True)
 
 
 def judge(catalog: Catalog, version: str, champion: dict[str, Any] | None) -> None:

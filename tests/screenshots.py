@@ -1,0 +1,61 @@
+"""The pictures of the pages in docs/, taken of a local Airflow that `make up` has started.
+
+make demo && make up        # in another terminal
+.venv/bin/python -m tests.screenshots digits
+"""
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sightline import local_airflow, models
+from sightline.airflow_environment import USER, read_password
+from sightline.catalog import open_catalog
+from sightline.settings import load_settings
+from tests.airflow_browser import frame_of, logged_in
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Page
+
+IMAGES = Path(__file__).parents[1] / "docs" / "images"
+INSIDE = "/plugin/sightline/sightline"  # Airflow's own address of a page of ours in its frame
+# name: path below the pages' root, theme, width
+PICTURES = {
+    "pages-datasets": ("/", "light", "desktop"),
+    "pages-datasets-phone": ("/", "dark", "phone"),
+    "pages-gallery": ("/datasets/{dataset}/gallery", "light", "desktop"),
+    "pages-map": ("/datasets/{dataset}/map", "dark", "desktop"),
+    "pages-labels": ("/datasets/{dataset}/labels", "light", "desktop"),
+    "pages-model": ("/datasets/{dataset}/models/{champion}", "light", "desktop"),
+    "pages-model-dark": ("/datasets/{dataset}/models/{champion}", "dark", "desktop"),
+    "pages-try-phone": ("/datasets/{dataset}/try-it", "light", "phone"),
+}
+
+
+def main() -> None:
+    """Take each picture."""
+    parser = argparse.ArgumentParser(description="Take the pictures of the pages in docs/images.")
+    parser.add_argument("dataset", help="a dataset with a champion")
+    parser.add_argument("--into", type=Path, default=IMAGES, help="folder of the PNG files")
+    asked = parser.parse_args()
+    settings = load_settings()
+    server = local_airflow.running_server(settings)
+    champion = models.read_champion(open_catalog(asked.dataset))
+    if server is None or champion is None:
+        raise SystemExit("Start Airflow with 'make up', and train a champion with 'make demo'.")
+    for name, (path, theme, width) in PICTURES.items():
+        filled = path.format(dataset=asked.dataset, champion=champion["version"])
+        with logged_in(server.address, USER, read_password(settings), theme, width) as page:
+            page.goto(f"{server.address}{INSIDE}{filled}")
+            take(page, asked.into / f"{name}.png")
+
+
+def take(page: "Page", path: Path) -> None:
+    """A picture of what stands there when all is loaded."""
+    frame_of(page).get_by_role("heading").first.wait_for()
+    page.wait_for_load_state("networkidle")
+    page.screenshot(path=path)
+
+
+if __name__ == "__main__":
+    main()
