@@ -43,14 +43,14 @@ class LetsJoeIn:
 class FakeAirflow:
     """Airflow's public API as far as the cards use it, beside the pages as Airflow mounts them."""
 
-    paused: bool = True
+    paused: set[str] = field(default_factory=lambda: {"ingest_birds", "train_birds"})
     runs: list[dict[str, Any]] = field(default_factory=list)
     asked: list[Any] = field(default_factory=list)
 
     def app(self) -> FastAPI:
         app = FastAPI()
         app.mount("/sightline", create_app(LetsJoeIn()))
-        app.get("/api/v2/dags/{dag_id}")(lambda dag_id: {"is_paused": self.paused})
+        app.get("/api/v2/dags/{dag_id}")(lambda dag_id: {"is_paused": dag_id in self.paused})
         app.patch("/api/v2/dags/{dag_id}")(self.pause)
         app.get("/api/v2/dags/{dag_id}/dagRuns")(self.list_runs)
         app.post("/api/v2/dags/{dag_id}/dagRuns")(self.trigger)
@@ -58,7 +58,7 @@ class FakeAirflow:
         return app
 
     def pause(self, dag_id: str, asked: dict[str, Any]) -> dict[str, Any]:
-        self.paused = asked["is_paused"]
+        (self.paused.add if asked["is_paused"] else self.paused.discard)(dag_id)
         return asked
 
     def list_runs(self, dag_id: str) -> dict[str, Any]:
@@ -135,7 +135,24 @@ def test_a_partition_is_run_and_the_dag_let_run(
     assert airflow.asked == [
         ("ingest_birds", {"logical_date": None, "partition_key": "2026-11-04", "conf": {}})
     ]
-    assert airflow.paused is False
+    assert not airflow.paused  # neither the ingest nor the training that follows it
+
+
+def test_a_dataset_is_paused_and_let_run(
+    browser: "Browser", home: str, airflow: FakeAirflow
+) -> None:
+    airflow.paused.remove("ingest_birds")
+    with watched(browser, home) as found:
+        page = found.open("/sightline/")
+        card = page.locator("[data-dataset=birds]")
+        card.get_by_text("training paused").wait_for()
+        card.get_by_role("button", name="Unpause").click()
+        page.get_by_text("train_birds and ingest_birds are let run.").wait_for()
+        assert not airflow.paused
+        card.get_by_role("button", name="Pause").click()
+        page.get_by_text("ingest_birds is paused.").wait_for()
+        card.get_by_text("paused", exact=True).wait_for()
+    assert airflow.paused == {"ingest_birds"}
 
 
 def test_days_are_backfilled(browser: "Browser", home: str, airflow: FakeAirflow) -> None:

@@ -19,11 +19,20 @@ async function watch(card) {
 }
 
 async function refresh(card) {
-  const dagId = `ingest_${card.dataset.dataset}`;
   const shown = [...card.querySelectorAll("[data-runs]")].map(showRuns);
-  const dag = await read(`/dags/${dagId}`);
-  if (dag) showPaused(card, dagId, dag.is_paused);
+  const asked = dagsOf(card).map(async (dagId) => note(dagId, await read(`/dags/${dagId}`)));
+  await Promise.all(asked);
+  showPaused(card);
   return (await Promise.all(shown)).some(Boolean);
+}
+
+// The training first: a paused DAG misses the news of new features.
+function dagsOf(card) {
+  return ["train", "ingest"].map((kind) => `${kind}_${card.dataset.dataset}`);
+}
+
+function note(dagId, dag) {
+  if (dag) paused.set(dagId, dag.is_paused);
 }
 
 async function showRuns(place) {
@@ -52,13 +61,19 @@ function text(words) {
   return span;
 }
 
-function showPaused(card, dagId, isPaused) {
-  paused.set(dagId, isPaused);
-  card.querySelector("[data-paused]").hidden = !isPaused;
+function showPaused(card) {
+  const [train, ingest] = dagsOf(card).map((dagId) => paused.get(dagId));
+  const badge = card.querySelector("[data-paused]");
+  badge.hidden = !(train || ingest);
+  badge.textContent = ingest ? "paused" : "training paused";
   const button = card.querySelector("[data-do=pause]");
-  if (!button) return;
+  if (!button || ingest === undefined) return;
   button.hidden = false;
-  button.firstChild.data = isPaused ? "Unpause" : "Pause";
+  button.firstChild.data = isPaused(card) ? "Unpause" : "Pause";
+}
+
+function isPaused(card) {
+  return dagsOf(card).some((dagId) => paused.get(dagId));
 }
 
 // What cannot be read just now is left as it stands; a button's refusal is told.
@@ -71,16 +86,21 @@ document.addEventListener("click", (event) => {
   if (!button) return;
   const card = button.closest("[data-dataset]");
   const dagId = `ingest_${card.dataset.dataset}`;
-  if (button.dataset.do === "pause") pause(button, card, dagId);
+  if (button.dataset.do === "pause") attempt(button, () => (isPaused(card) ? letRun(card) : pause(card, dagId)));
   else open(document.getElementById(button.dataset.do), button, card, dagId);
 });
 
-function pause(button, card, dagId) {
-  attempt(button, async () => {
-    const dag = await setPaused(dagId, !paused.get(dagId));
-    showPaused(card, dagId, dag.is_paused);
-    return `${dagId} is ${dag.is_paused ? "paused" : "let run"}.`;
-  });
+// No schedule starts it any more; a training that is due goes on.
+async function pause(card, dagId) {
+  note(dagId, await setPaused(dagId, true));
+  showPaused(card);
+  return `${dagId} is paused.`;
+}
+
+async function letRun(card) {
+  for (const dagId of dagsOf(card)) note(dagId, await setPaused(dagId, false));
+  showPaused(card);
+  return `${dagsOf(card).join(" and ")} are let run.`;
 }
 
 function setPaused(dagId, isPaused) {
@@ -97,7 +117,7 @@ function open(dialog, button, card, dagId) {
   const isDaily = "daily" in card.dataset;
   show(dialog, "[data-day]", isDaily);
   show(dialog, "[data-whole]", !isDaily);
-  show(dialog, "[data-unpause]", paused.get(dagId) === true);
+  show(dialog, "[data-unpause]", isPaused(card));
   dialog.onclose = () => {
     if (dialog.returnValue !== "go") return;
     attempt(button, () => start(dialog.id, new FormData(form), card, dagId, isDaily));
@@ -112,7 +132,7 @@ function show(dialog, what, isShown) {
 }
 
 async function start(kind, filled, card, dagId, isDaily) {
-  if (paused.get(dagId) && filled.get("unpause")) await setPaused(dagId, false);
+  if (isPaused(card) && filled.get("unpause")) await letRun(card);
   const said = kind === "run" ? await run(dagId, isDaily ? filled.get("day") : null) : await backfill(dagId, filled);
   card.dataset.asked = "yes";
   watch(card);
