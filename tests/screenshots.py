@@ -8,14 +8,14 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sightline import local_airflow, models
+from sightline import local_airflow, models, tables
 from sightline.airflow_environment import USER, read_password
 from sightline.catalog import open_catalog
 from sightline.settings import load_settings
 from tests.airflow_browser import frame_of, logged_in
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Page
+    from playwright.sync_api import FilePayload, Page
 
 IMAGES = Path(__file__).parents[1] / "docs" / "images"
 INSIDE = "/plugin/sightline/sightline"  # Airflow's own address of a page of ours in its frame
@@ -28,7 +28,8 @@ PICTURES = {
     "pages-labels": ("/datasets/{dataset}/labels", "light", "desktop"),
     "pages-model": ("/datasets/{dataset}/models/{champion}", "light", "desktop"),
     "pages-model-dark": ("/datasets/{dataset}/models/{champion}", "dark", "desktop"),
-    "pages-try-phone": ("/datasets/{dataset}/try-it", "light", "phone"),
+    "pages-try": ("/datasets/{dataset}/try-it", "light", "desktop"),
+    "pages-try-phone": ("/datasets/{dataset}/try-it", "dark", "phone"),
 }
 
 
@@ -43,18 +44,34 @@ def main() -> None:
     champion = models.read_champion(open_catalog(asked.dataset))
     if server is None or champion is None:
         raise SystemExit("Start Airflow with 'make up', and train a champion with 'make demo'.")
+    photo = one_photo(asked.dataset)
     for name, (path, theme, width) in PICTURES.items():
         filled = path.format(dataset=asked.dataset, champion=champion["version"])
         with logged_in(server.address, USER, read_password(settings), theme, width) as page:
             page.goto(f"{server.address}{INSIDE}{filled}")
-            take(page, asked.into / f"{name}.png")
+            take(page, asked.into / f"{name}.png", photo)
 
 
-def take(page: "Page", path: Path) -> None:
-    """A picture of what stands there when all is loaded."""
-    frame_of(page).get_by_role("heading").first.wait_for()
+def take(page: "Page", path: Path, photo: bytes) -> None:
+    """A picture of what stands there when all is loaded, and the photo was handed in where one may."""
+    pages = frame_of(page)
+    pages.get_by_role("heading").first.wait_for()
     page.wait_for_load_state("networkidle")
+    chooser = pages.locator("#file")
+    if chooser.count():
+        file: FilePayload = {"name": "photo.png", "mimeType": "image/png", "buffer": photo}
+        chooser.set_input_files(file)
+        pages.locator("#verdict").wait_for()
+        pages.locator("#verdict").scroll_into_view_if_needed()
+        page.wait_for_load_state("networkidle")
     page.screenshot(path=path)
+
+
+def one_photo(dataset: str) -> bytes:
+    """A photo of the dataset."""
+    with tables.stream_query(images=open_catalog(dataset).images) as sql:
+        rows = sql("SELECT content FROM images ORDER BY image_id LIMIT 1").read_all()
+    return bytes(rows["content"][0].as_py())
 
 
 if __name__ == "__main__":

@@ -114,6 +114,8 @@ def test_a_model_is_shown_whole(versions: tuple[str, str]) -> None:
         assert f"<h2>{title}</h2>" in page.text, title
     assert "style=" not in page.text
     assert '<g class="is-model">' in page.text
+    assert f'<a href="{PAGES}" aria-current="page">Models</a>' in page.text
+    assert page.text.count('aria-current="page"') == 1
 
 
 def test_a_fine_tuned_network_is_shown_with_its_course_and_its_study(

@@ -1,5 +1,6 @@
 """The pages as an application: its frame, errors and headers, its cards, and documents served safely."""
 
+import re
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -18,7 +19,8 @@ from sightline.web.documents import document_policy
 from sightline.web.views.cards import read_card, read_night
 from sightline.web.views.runs import read_run
 from sightline.web.views.sparkline import draw_sparkline
-from tests.web_demo import LABELS, RUN_ID, write_demo
+from tests.conftest import write_dataset
+from tests.web_demo import BY_FOLDER, LABELS, RUN_ID, write_demo
 
 HTML = {"accept": "text/html"}
 
@@ -121,6 +123,12 @@ def test_who_has_not_logged_in_is_shown_where(own_places: Path) -> None:
     page = TestClient(create_app(LetsNobodyIn())).get("/", headers=HTML)
     assert page.status_code == 401
     assert 'href="/base/api/v2/auth/login?next=/"' in page.text
+
+
+def test_datasets_with_photos_stand_first(open_pages: TestClient, own_places: Path) -> None:
+    write_dataset(own_places, "aardvarks", BY_FOLDER)
+    shown = re.findall(r'data-dataset="(\w+)"', open_pages.get("/").text)
+    assert shown == ["birds", "aardvarks", "broken", "digits"]
 
 
 def test_a_broken_file_is_told_on_its_card(open_pages: TestClient) -> None:

@@ -13,8 +13,9 @@ router = APIRouter(include_in_schema=False)
 
 @router.get("/")
 def list_datasets(request: Request, visitor: Entering) -> HTMLResponse:
-    """All datasets."""
+    """All datasets by name, those with photos first."""
     cards = [read_card(name) for name in visible_datasets(visitor)]
+    cards.sort(key=lambda card: card.images == 0)
     return page(
         request,
         "datasets.html.j2",

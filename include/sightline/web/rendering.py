@@ -101,7 +101,18 @@ def _airflow(context: Context) -> str | None:
 
 @pass_context
 def _tabs(context: Context, dataset: str) -> list[tuple[str, str, bool]]:
-    """Address, title, and whether it is this one, of the pages of a dataset that this application has."""
-    here = getattr(context["request"].scope.get("route"), "name", None)
+    """Address, title, and whether this page is it or below it, of the pages of a dataset that this
+    application has."""
+    request = context["request"]
+    here = getattr(request.scope.get("route"), "name", None)
     found = [(_find(context, route, dataset=dataset), route) for route in TABS]
-    return [(address, TABS[route], route == here) for address, route in found if address]
+    return [
+        (address, TABS[route], route == here or _is_below(request.url.path, address, route))
+        for address, route in found
+        if address
+    ]
+
+
+def _is_below(path: str, address: str, route: str) -> bool:
+    """All of a dataset's pages are below its overview."""
+    return route != "show_dataset" and path.startswith(f"{address}/")
