@@ -17,6 +17,7 @@ from tests.airflow_browser import frame_of, logged_in
 if TYPE_CHECKING:
     from playwright.sync_api import FilePayload, Page
 
+PHOTOS_MILLISECONDS = 4000  # until the photos of a page are there
 IMAGES = Path(__file__).parents[1] / "docs" / "images"
 INSIDE = "/plugin/sightline/sightline"  # Airflow's own address of a page of ours in its frame
 # name: path below the pages' root, theme, width
@@ -56,14 +57,13 @@ def take(page: "Page", path: Path, photo: bytes) -> None:
     """A picture of what stands there when all is loaded, and the photo was handed in where one may."""
     pages = frame_of(page)
     pages.get_by_role("heading").first.wait_for()
-    page.wait_for_load_state("networkidle")
     chooser = pages.locator("#file")
     if chooser.count():
         file: FilePayload = {"name": "photo.png", "mimeType": "image/png", "buffer": photo}
         chooser.set_input_files(file)
         pages.locator("#verdict").wait_for()
         pages.locator("#verdict").scroll_into_view_if_needed()
-        page.wait_for_load_state("networkidle")
+    page.wait_for_timeout(PHOTOS_MILLISECONDS)
     page.screenshot(path=path)
 
 

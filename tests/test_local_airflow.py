@@ -274,8 +274,7 @@ def test_on_the_pages_in_airflow_s_frame_a_run_is_started_and_its_question_answe
 
         def is_asked() -> bool:
             models_tab.click()
-            pages.get_by_role("heading", name="Models of asked").wait_for()
-            page.wait_for_load_state("networkidle")
+            pages.locator("#approvals[data-asked]").wait_for(state="attached")
             return bool(approve.count())
 
         wait_until(is_asked, "the question on the page")

@@ -45,6 +45,7 @@ async function showWaiting() {
   const waiting = found.hitl_details.filter(({ task_instance: { state } }) => PARKED.includes(state));
   approvals.replaceChildren(...waiting.map(card));
   approvals.hidden = waiting.length === 0;
+  approvals.dataset.asked = "yes";
 }
 
 function card(asked) {
