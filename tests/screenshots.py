@@ -28,7 +28,6 @@ PICTURES = {
     "pages-map": ("/datasets/{dataset}/map", "dark", "desktop"),
     "pages-labels": ("/datasets/{dataset}/labels", "light", "desktop"),
     "pages-model": ("/datasets/{dataset}/models/{champion}", "light", "desktop"),
-    "pages-model-dark": ("/datasets/{dataset}/models/{champion}", "dark", "desktop"),
     "pages-try": ("/datasets/{dataset}/try-it", "light", "desktop"),
     "pages-try-phone": ("/datasets/{dataset}/try-it", "dark", "phone"),
 }
