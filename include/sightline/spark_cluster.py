@@ -96,9 +96,7 @@ def _object_store(settings: Settings) -> dict[str, str]:
     region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
     if region:
         conf["spark.hadoop.fs.s3a.endpoint.region"] = region
-    endpoint = os.environ.get("AWS_ENDPOINT_URL")
-    if endpoint:
-        conf["spark.hadoop.fs.s3a.endpoint"] = endpoint
+    if os.environ.get("AWS_ENDPOINT_URL"):  # Spark takes it from there, as it does the keys
         conf["spark.hadoop.fs.s3a.path.style.access"] = "true"  # its buckets have no names of hosts
     return conf
 
