@@ -15,6 +15,7 @@ import subprocess
 import sys
 import sysconfig
 import tempfile
+import threading
 import time
 import venv
 from collections.abc import Callable, Iterator
@@ -25,8 +26,6 @@ from typing import Any
 import boto3
 import httpx
 import psycopg
-
-from tests.conftest import web_server
 
 READY_SECONDS = 120
 HOST = "127.0.0.1"
@@ -107,7 +106,7 @@ def spark_master(folder: Path) -> Iterator[tuple[str, str]]:
 def spark_worker(
     folder: Path, master: tuple[str, str], number: int, variables: dict[str, str]
 ) -> Iterator["subprocess.Popen[bytes]"]:
-    """One of its workers, with one core; these variables are all that it knows of the storage."""
+    """One of its workers, with a core; these variables are all that it knows of the storage."""
     command = [str(PROGRAMS / "spark-class"), "org.apache.spark.deploy.worker.Worker"]
     command += ["--host", HOST, "--cores", "1", "--memory", "2g", "--webui-port", "0"]
     command += ["--work-dir", str(folder / f"work-{number}"), master[0]]
@@ -138,8 +137,10 @@ def lineage_server() -> Iterator[tuple[str, list[dict[str, Any]]]]:
         def log_message(self, *_: Any) -> None:
             """Say nothing."""
 
-    with web_server(Keeper) as address:
-        yield address, events
+    with http.server.ThreadingHTTPServer((HOST, 0), Keeper) as server:
+        threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
+        yield f"http://{HOST}:{server.server_port}", events
+        server.shutdown()
 
 
 def bare_python(folder: Path) -> Path:

@@ -1,4 +1,4 @@
-"""What spark-submit is told of a cluster, an object store and a lineage server; `make test-cluster` runs it."""
+"""What spark-submit is told of a cluster, an object store and a lineage server; test_cluster.py runs it."""
 
 import json
 import os
