@@ -9,19 +9,20 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import psutil
 import psycopg
+import pyarrow as pa
 import pytest
 
-from sightline import featurization, ingestion, jobs, lineage, splitting, storage, tables
+from sightline import featurization, ingestion, lineage, splitting, tables
 from sightline.catalog import Catalog, open_catalog
-from sightline.config import DatasetSpec, load_dataset
-from sightline.ledger import Record, TaskRun, read_run
+from sightline.config import load_dataset
 from sightline.settings import load_settings
 from sightline.sources import Access
+from sightline.spark_cluster import make_library
 from tests.cluster_parts import (
     BUCKET,
     bare_python,
@@ -29,13 +30,14 @@ from tests.cluster_parts import (
     lineage_server,
     missing_part,
     postgres,
-    running,
     s3,
     spark_master,
     spark_worker,
-    wait_until,
 )
-from tests.conftest import SHARED_DATA, SIGHTLINE, run_sightline
+from tests.conftest import SIGHTLINE, make_task, run_sightline
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
 
 pytestmark = pytest.mark.cluster
 
@@ -132,6 +134,119 @@ def test_digits_are_ingested_and_trained(cluster: Cluster, ran: str) -> None:
     assert told["champion"]["metrics"]["accuracy"] >= 0.96
     assert told["report"].startswith(f"s3://{BUCKET}/data/digits/reports/")
     assert "accuracy" in ran
+
+
+def test_the_tables_are_those_of_local_mode(
+    cluster: Cluster, ran: str, spark: "SparkSession", monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there = open_catalog("digits")
+    monkeypatch.setenv("SIGHTLINE_STORAGE", str(cluster.folder / "local"))
+    here, spec = open_catalog("digits"), load_dataset("digits")
+    ingestion.list_images(spec, Access(here, "all"), *make_task("list_images"))
+    for name, stage in (
+        ("fetch_images", ingestion.fetch_images),
+        ("featurize", featurization.featurize),
+    ):
+        stage(spark, spec, here, *make_task(name))
+    splitting.split_images(spec, here, *make_task("split"))
+    columns = "image_id, label, format, height, width, mode, phash, size_bytes"
+    for statement in (
+        f"SELECT {columns} FROM images ORDER BY image_id",
+        "SELECT * FROM splits ORDER BY image_id",
+        "SELECT image_id, backbone_id FROM features ORDER BY image_id",
+    ):
+        assert asked(there, statement).equals(asked(here, statement))
+    cosines = np.sum(embeddings(there) * embeddings(here), axis=1)
+    assert cosines.min() > 0.9999
+
+
+def asked(catalog: Catalog, statement: str) -> pa.Table:
+    """SQL over a dataset's tables."""
+    with tables.query(
+        images=catalog.images, splits=catalog.splits, features=catalog.features
+    ) as sql:
+        return sql(statement)
+
+
+def embeddings(catalog: Catalog) -> "np.ndarray[tuple[int, int], np.dtype[np.float32]]":
+    """All embeddings as unit vectors, in the order of their images."""
+    found = asked(catalog, "SELECT embedding FROM features ORDER BY image_id")
+    rows = np.stack(found["embedding"].to_numpy())
+    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+
+def test_both_workers_took_part_with_the_library_that_came_with_the_job(
+    cluster: Cluster, ran: str
+) -> None:
+    bare = cluster.environment["PYSPARK_PYTHON"]
+    alone = subprocess.run([bare, "-c", "import sightline"], capture_output=True, check=False)
+    assert b"No module named 'sightline'" in alone.stderr
+    library = make_library(load_settings())
+    for number in (1, 2):
+        executors = list((cluster.folder / f"work-{number}").glob("app-*/*"))
+        assert executors
+        assert all((folder / library.name).exists() for folder in executors)
+
+
+def test_airflow_kept_its_runs_in_postgres(cluster: Cluster, ran: str) -> None:
+    with psycopg.connect(cluster.database.replace("+psycopg", "")) as connection:
+        found = connection.execute("SELECT dag_id, state FROM dag_run ORDER BY dag_id").fetchall()
+    assert {("ingest_digits", "success"), ("train_digits", "success")} <= set(found)
+    assert not list((cluster.folder / "state").rglob("*.db"))
+
+
+def test_airflow_and_spark_are_one_graph(cluster: Cluster, ran: str) -> None:
+    tasks = {
+        event["run"]["runId"]: event["job"]["name"]
+        for event in cluster.events
+        if event["job"]["name"].startswith(("ingest_digits.", "train_digits."))
+    }
+    of_spark = [event for event in cluster.events if "/spark" in event["producer"]]
+    parents = {
+        tasks[parent["run"]["runId"]]
+        for event in of_spark
+        if (parent := event["run"]["facets"].get("parent")) and parent["run"]["runId"] in tasks
+    }
+    jobs = ("ingest_digits.fetch_images", "ingest_digits.featurize", "train_digits.reduce")
+    assert {*jobs, "train_digits.train"} <= parents
+    written = {
+        (one["namespace"], one["name"]) for event in of_spark for one in event.get("outputs", [])
+    }
+    catalog = open_catalog("digits")
+    for table in (catalog.images, catalog.features, catalog.reduced):
+        assert lineage.name_of(table.url) in written
+
+
+def test_no_secret_is_told(cluster: Cluster, ran: str) -> None:
+    assert cluster.seen == set()  # on command lines
+    told = [json.dumps(cluster.events), ran]
+    logs = (cluster.folder / "state" / "airflow" / "logs").rglob("*.log")
+    told += [path.read_text() for path in (*logs, *cluster.folder.glob("work-*/app-*/*/std*"))]
+    assert len(told) > 20
+    for secret in cluster.secrets:
+        assert not any(secret in text for text in told)
+
+
+def test_nothing_lies_in_the_bucket_that_no_table_counts(cluster: Cluster, ran: str) -> None:
+    catalog = open_catalog("digits")
+    counted = {url for table in catalog.tables for url in tables.file_urls(table)}
+    held = [f"s3://{BUCKET}/{one.key}" for one in bucket_of(cluster.environment).objects.all()]
+    assert not [key for key in held if "_temporary" in key]
+    assert {key for key in held if key.endswith(".parquet")} == counted
+
+
+def test_flowers_lie_on_s3_and_stay_there(cluster: Cluster, ran: str, shared_data: Path) -> None:
+    bucket = bucket_of(cluster.environment)
+    for folder in sorted((shared_data / "flowers").iterdir()):
+        for path in sorted(folder.iterdir())[:PHOTOS_PER_CLASS]:
+            bucket.upload_file(str(path), f"photos/{folder.name}/{path.name}")
+    (weights,) = (shared_data / "weights").glob("*resnet50*")
+    dataset = FLOWERS.format(bucket=BUCKET, weights=weights)
+    (cluster.folder / "datasets" / "flowers.yaml").write_text(dataset)
+    run_sightline(cluster.environment, "run", "flowers", seconds=RUN_SECONDS)
+    told = status(cluster, "flowers")
+    assert told["images"] == told["features"] == 5 * PHOTOS_PER_CLASS
+    assert told["champion"]["metrics"]["accuracy"] >= 0.8
 
 
 def status(cluster: Cluster, dataset: str) -> dict[str, Any]:
