@@ -6,6 +6,7 @@ The workers are Spark's standalone ones, bound to one core each, so that one of 
 other's; the driver takes what they leave. Speeds are without the start of Spark and of its executors' torch.
 """
 
+import os
 import tempfile
 from contextlib import ExitStack
 from functools import partial
@@ -16,7 +17,7 @@ import psutil
 
 from benchmarks import measuring, photos
 from benchmarks.sightline_jobs import JobRun, Workplace
-from tests.cluster_parts import spark_master, spark_worker
+from tests.cluster_parts import spark_master, spark_workers
 
 WORKERS = (1, 2)
 
@@ -24,14 +25,21 @@ WORKERS = (1, 2)
 def featurize(place: Workplace, workers: int) -> JobRun:
     """Featurize all photos anew on so many workers."""
     place.forget("features")
-    with tempfile.TemporaryDirectory() as folder, ExitStack() as parts:
-        master = parts.enter_context(spark_master(Path(folder)))
-        for number in range(workers):
-            worker = parts.enter_context(spark_worker(Path(folder), master, number, {}))
-            psutil.Process(worker.pid).cpu_affinity([measuring.core(number)])
-            for child in psutil.Process(worker.pid).children(recursive=True):
-                child.cpu_affinity([measuring.core(number)])
+    with tempfile.TemporaryDirectory() as name, ExitStack() as parts:
+        folder = Path(name)
+        master = parts.enter_context(spark_master(folder))
+        started = parts.enter_context(spark_workers(folder, master, workers, {}))
+        for number, worker in enumerate(started):
+            bind(worker.pid, measuring.core(number))
         return place.submit("featurize", master=master[0])
+
+
+def bind(pid: int, core: int) -> None:
+    """Keep a process, and what it will start, on one core."""
+    top = psutil.Process(pid)
+    for process in (top, *top.children(recursive=True)):
+        for thread in process.threads():
+            os.sched_setaffinity(thread.id, [core])
 
 
 def describe(workers: int, count: int, jobs: list[JobRun], alone: float) -> dict[str, Any]:

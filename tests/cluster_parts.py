@@ -19,7 +19,7 @@ import threading
 import time
 import venv
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,10 @@ READY_SECONDS = 120
 HOST = "127.0.0.1"
 PROGRAMS = Path(sys.executable).parent
 BUCKET = "sightline-test"
-QUICK = {"SPARK_DAEMON_MEMORY": "256m", "SPARK_DAEMON_JAVA_OPTS": "-XX:+UseSerialGC"}
+QUICK = {
+    "SPARK_DAEMON_MEMORY": "256m",
+    "SPARK_DAEMON_JAVA_OPTS": "-XX:+UseSerialGC -XX:TieredStopAtLevel=1",
+}
 
 
 @contextmanager
@@ -103,18 +106,21 @@ def spark_master(folder: Path) -> Iterator[tuple[str, str]]:
 
 
 @contextmanager
-def spark_worker(
-    folder: Path, master: tuple[str, str], number: int, variables: dict[str, str]
-) -> Iterator["subprocess.Popen[bytes]"]:
-    """One of its workers, with a core; these variables are all that it knows of the storage."""
+def spark_workers(
+    folder: Path, master: tuple[str, str], count: int, variables: dict[str, str]
+) -> Iterator[list["subprocess.Popen[bytes]"]]:
+    """Workers with a core each; these variables are all that they know of the storage."""
     command = [str(PROGRAMS / "spark-class"), "org.apache.spark.deploy.worker.Worker"]
     command += ["--host", HOST, "--cores", "1", "--memory", "2g", "--webui-port", "0"]
-    command += ["--work-dir", str(folder / f"work-{number}"), master[0]]
-    name = f"spark-worker-{number}"
-    before = alive_workers(master)
-    with running(name, command, folder, bare_environment(variables)) as process:
-        wait_until(process, lambda: alive_workers(master) > before, name)
-        yield process
+    with ExitStack() as parts:
+        workers = []
+        for number in range(1, count + 1):
+            work = ["--work-dir", str(folder / f"work-{number}"), master[0]]
+            name = f"spark-worker-{number}"
+            part = running(name, [*command, *work], folder, bare_environment(variables))
+            workers.append(parts.enter_context(part))
+        wait_until(workers[-1], lambda: alive_workers(master) == count, "Spark's workers")
+        yield workers
 
 
 def alive_workers(master: tuple[str, str]) -> int:
@@ -153,12 +159,10 @@ def bare_python(folder: Path) -> Path:
 
 def bare_environment(variables: dict[str, str]) -> dict[str, str]:
     """What a process on another machine would have of ours: nothing but these variables."""
-    kept = {
-        name: os.environ[name]
-        for name in ("PATH", "HOME", "LANG", "JAVA_HOME", "TMPDIR")
-        if name in os.environ
-    }
-    return {**kept, **QUICK, **variables}
+    names = ("HOME", "LANG", "JAVA_HOME", "TMPDIR")
+    kept = {name: os.environ[name] for name in names if name in os.environ}
+    path = os.pathsep.join([str(PROGRAMS), os.environ.get("PATH", os.defpath)])
+    return {**kept, "PATH": path, **QUICK, **variables}
 
 
 def postgres_programs() -> Path:

@@ -32,7 +32,7 @@ from tests.cluster_parts import (
     postgres,
     s3,
     spark_master,
-    spark_worker,
+    spark_workers,
 )
 from tests.conftest import SIGHTLINE, make_task, run_sightline
 
@@ -88,8 +88,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
         store = parts.enter_context(s3(folder))
         address, events = parts.enter_context(lineage_server())
         master = parts.enter_context(spark_master(folder))
-        for number in (1, 2):
-            parts.enter_context(spark_worker(folder, master, number, store))
+        parts.enter_context(spark_workers(folder, master, 2, store))
         environment = {
             **os.environ,
             **store,
