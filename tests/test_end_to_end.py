@@ -19,7 +19,7 @@ from tests.openlineage_spec import check_events
 
 pytestmark = pytest.mark.end_to_end
 
-DEADLINE_SECONDS = 400
+DEADLINE_SECONDS = 600
 PER_CLASS = {"amber": 260, "blue": 250, "coral": 240}
 DATASET = """
 source: {{type: folder, path: {photos}}}

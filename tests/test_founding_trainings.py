@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from sightline.catalog import Catalog
     from sightline.config import DatasetSpec
 
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_torch_thread")]
+pytestmark = pytest.mark.usefixtures("one_torch_thread")
 
 SHIPPED = Path(__file__).parents[1] / "include" / "datasets"
 SMALLEST = {"inception_v3": 80, "efficientnet_b6": 64}  # pixels that the network takes
@@ -53,7 +53,14 @@ def run(
 # pyspark leaves its child's output to the garbage collector
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize(
-    "name", ["land_transport", "open_images_car_tree", "fruits_360", "sun397", "car_models"]
+    "name",
+    [
+        pytest.param("land_transport", marks=pytest.mark.slow),
+        pytest.param("open_images_car_tree", marks=pytest.mark.slow),
+        pytest.param("sun397", marks=pytest.mark.slow),
+        pytest.param("fruits_360", marks=pytest.mark.nightly),  # two minutes each
+        pytest.param("car_models", marks=pytest.mark.nightly),
+    ],
 )
 def test_a_founding_dataset_trains_as_its_file_says(
     spark: "SparkSession", own_places: Path, name: str

@@ -6,12 +6,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from fastapi import FastAPI, Request
+from fastapi import FastAPI
 
-from sightline.web.access import Permission, Visitor
+from sightline.web.access import Permission
 from sightline.web.app import create_app
 from tests.browsers import THEMES, WIDTHS, chromium, expect_none, served, watched
 from tests.web_demo import RUN_ID, write_demo
+from tests.web_world import letting
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
@@ -19,24 +20,6 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.slow  # a browser is
 
 PAGES = ["/sightline/", f"/sightline/runs/ingest_birds/{RUN_ID}"]
-
-
-@dataclass(frozen=True)
-class Joe:
-    """May do everything."""
-
-    name: str = "joe"
-
-    def may(self, permission: Permission, dataset: str) -> bool:
-        return True
-
-
-@dataclass(frozen=True)
-class LetsJoeIn:
-    airflow: str | None = ""
-
-    async def visitor(self, request: Request) -> Visitor:
-        return Joe()
 
 
 @dataclass
@@ -49,7 +32,7 @@ class FakeAirflow:
 
     def app(self) -> FastAPI:
         app = FastAPI()
-        app.mount("/sightline", create_app(LetsJoeIn()))
+        app.mount("/sightline", create_app(letting(*Permission, airflow="")))
         app.get("/api/v2/dags/{dag_id}")(lambda dag_id: {"is_paused": dag_id in self.paused})
         app.patch("/api/v2/dags/{dag_id}")(self.pause)
         app.get("/api/v2/dags/{dag_id}/dagRuns")(self.list_runs)
@@ -171,7 +154,7 @@ def test_days_are_backfilled(browser: "Browser", home: str, airflow: FakeAirflow
 def test_what_airflow_refuses_is_told_in_its_words(browser: "Browser", own_places: Path) -> None:
     write_demo(own_places)
     app = FastAPI()  # with the pages, and no API beside them
-    app.mount("/sightline", create_app(LetsJoeIn()))
+    app.mount("/sightline", create_app(letting(*Permission, airflow="")))
     with served(app) as home, watched(browser, home) as found:
         page = found.open("/sightline/")
         page.locator("[data-dataset=digits]").get_by_role("button", name="Run").click()

@@ -8,18 +8,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from fastapi import FastAPI, Request
+from fastapi import FastAPI
 from PIL import Image
 
 from sightline import models
 from sightline.catalog import Catalog, open_catalog
-from sightline.web.access import Permission, Visitor
+from sightline.web.access import Permission
 from sightline.web.app import create_app
 from sightline.web.try_it import serving_of
 from tests.browsers import THEMES, WIDTHS, chromium, served, watched
 from tests.champions import DATASET
 from tests.conftest import write_dataset
 from tests.test_web_models import make_models
+from tests.web_world import letting
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
@@ -28,22 +29,6 @@ pytestmark = pytest.mark.slow  # a browser is
 
 MODELS = "/sightline/datasets/photos/models"
 TRY_IT = "/sightline/datasets/photos/try-it"
-
-
-@dataclass(frozen=True)
-class Joe:
-    name: str = "joe"
-
-    def may(self, permission: Permission, dataset: str) -> bool:
-        return True
-
-
-@dataclass(frozen=True)
-class LetsJoeIn:
-    airflow: str | None = ""
-
-    async def visitor(self, request: Request) -> Visitor:
-        return Joe()
 
 
 @dataclass
@@ -69,7 +54,7 @@ class Waiting:
 
     def app(self) -> FastAPI:
         app = FastAPI()
-        app.mount("/sightline", create_app(LetsJoeIn()))
+        app.mount("/sightline", create_app(letting(*Permission, airflow="")))
         app.get("/api/v2/dags/{dag_id}/dagRuns/~/hitlDetails")(self.list)
         path = "/api/v2/dags/train_photos/dagRuns/{run:path}/taskInstances/approve/-1/hitlDetails"
         app.patch(path)(self.answer)
@@ -171,7 +156,7 @@ def test_a_model_is_promoted_with_a_reason_and_rolled_back(
         page.get_by_text(f"{versions[1]} serves in place of {versions[0]}.").wait_for()
         page.locator("h1 .badge", has_text="champion").wait_for()  # the page is read again
         told = models.champion_history(catalog)[-1]
-        assert (told["by"], told["reason"]) == ("joe", "It knows b better.")
+        assert (told["by"], told["reason"]) == ("ann", "It knows b better.")
         page = found.open(MODELS)
         page.get_by_role("button", name="Roll back …").click()
         page.get_by_label("Why?").fill("It does not.")

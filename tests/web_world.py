@@ -48,8 +48,8 @@ class Letting:
         return self.someone
 
 
-def letting(*permissions: Permission) -> Letting:
-    return Letting(Someone(permissions))
+def letting(*permissions: Permission, airflow: str | None = None) -> Letting:
+    return Letting(Someone(permissions), airflow)
 
 
 def make_world(

@@ -5,7 +5,7 @@ from dataclasses import asdict
 from typing import Annotated
 from urllib.parse import urlencode
 
-from fastapi import APIRouter, HTTPException, Query, Request
+from fastapi import APIRouter, Depends, HTTPException, Query, Request
 from starlette.responses import HTMLResponse
 
 from sightline.web.access import Seeing
@@ -17,10 +17,7 @@ router = APIRouter(include_in_schema=False)
 Text = Annotated[str, Query(max_length=2000)]
 
 
-@router.get("/datasets/{dataset}/gallery")
-def show_gallery(
-    request: Request,
-    visit: Seeing,
+def chosen(
     label: Text = "",
     split: Text = "",
     partition: Text = "",
@@ -28,10 +25,19 @@ def show_gallery(
     issue: Text = "",
     predicted: Text = "",
     wrong: bool = False,
-    after: Text = "",
+) -> Filters:
+    """What a query asks to be shown."""
+    return Filters(label, split, partition, licence, issue, predicted, wrong)
+
+
+Chosen = Annotated[Filters, Depends(chosen)]
+
+
+@router.get("/datasets/{dataset}/gallery")
+def show_gallery(
+    request: Request, visit: Seeing, filters: Chosen, after: Text = ""
 ) -> HTMLResponse:
     """A page of images; `after` is what the page before it gives."""
-    filters = Filters(label, split, partition, licence, issue, predicted, wrong)
     cursor = _cursor(after)
     found = gallery.read_page(visit.catalog, filters, cursor)
     rest = None
@@ -52,23 +58,13 @@ def show_gallery(
 
 
 @router.get("/datasets/{dataset}/gallery/filters")
-def show_filters(
-    request: Request,
-    visit: Seeing,
-    label: Text = "",
-    split: Text = "",
-    partition: Text = "",
-    licence: Text = "",
-    issue: Text = "",
-    predicted: Text = "",
-    wrong: bool = False,
-) -> HTMLResponse:
+def show_filters(request: Request, visit: Seeing, filters: Chosen) -> HTMLResponse:
     """The part of the gallery that says what can be chosen: counting it takes longer than a page."""
     return page(
         request,
         "filters.html.j2",
         dataset=visit.dataset,
-        filters=Filters(label, split, partition, licence, issue, predicted, wrong),
+        filters=filters,
         choices=gallery.read_choices(visit.catalog),
     )
 
