@@ -14,7 +14,8 @@ FOUNDATIONS = {
     "images", "progress", "spark", "source_config", "fine_tune_config", "batches", "classifiers",
     "lookup", "provenance", "column_lineage", "held_out", "parquet", "hashing", "spark_workers",
     "schema_evolution", "quality_config", "view_hashes", "image_properties", "labels_config",
-    "licence_config", "spreadsheets", "delta", "removals",
+    "licence_config", "spreadsheets", "delta", "removals", "keep_config", "compaction",
+    "leftovers",
 }  # fmt: skip
 MIDDLE = {
     "sources", "backbones", "models", "ledger", "rejection", "principal_components", "embeddings",

@@ -100,6 +100,22 @@ def wait_for_runs() -> Any:
     return wait()
 
 
+def clean_logs() -> Any:
+    """A task that removes Airflow's own logs of long ago."""
+
+    @task(task_id="clean_logs")
+    def clean() -> None:
+        """Removes the logs of tasks that ended months ago, where Airflow keeps them on this machine."""
+        from airflow.sdk.configuration import conf
+
+        from sightline import maintenance
+
+        folder = conf.get("logging", "base_log_folder")
+        log.info("%d logs of long ago are removed", maintenance.remove_old_logs(folder))
+
+    return clean()
+
+
 def _count_runs(ti: Any, dataset: str, kinds: tuple[str, ...]) -> int:
     """Queued and running runs of a dataset's DAGs."""
     states = ["queued", "running"]

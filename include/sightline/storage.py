@@ -121,6 +121,37 @@ def modified_at(url: str) -> datetime:
     return modified.astimezone(UTC)
 
 
+def files_below(url: str) -> dict[str, datetime]:
+    """Every file below a folder, by its path in it, with when it was written; none without a folder."""
+    fs, root = filesystem(url)
+    found: dict[str, dict[str, Any]] = fs.find(root, detail=True)
+    return {path.removeprefix(root).lstrip("/"): written_at(entry) for path, entry in found.items()}
+
+
+def written_at(entry: dict[str, Any]) -> datetime:
+    """When a file was written, from its entry in a listing."""
+    if "LastModified" in entry:  # s3
+        return datetime.fromisoformat(str(entry["LastModified"])).astimezone(UTC)
+    return datetime.fromtimestamp(entry["mtime"], UTC)
+
+
+def remove_file(url: str) -> None:
+    """Remove a file; nothing happens where there is none."""
+    fs, path = filesystem(url)
+    with suppress(FileNotFoundError):
+        fs.rm_file(path)
+
+
+def remove_empty_folders(url: str, before: datetime) -> None:
+    """Remove folders below one that hold nothing since a moment; an object store has none."""
+    if not is_local(url):
+        return
+    for folder, _, _ in os.walk(filesystem(url)[1], topdown=False):
+        with suppress(OSError):  # it is not empty, or gone
+            if Path(folder).stat().st_mtime < before.timestamp():
+                Path(folder).rmdir()
+
+
 def read_json(url: str) -> Any:
     """A JSON file's value, or None where there is no such file."""
     try:
