@@ -57,21 +57,28 @@ def open_table(table: Table, version: int | None = None) -> DeltaTable | None:
 def open_version(table: Table, version: int | None = None) -> DeltaTable | None:
     """As `open_table`, also where files of the version are gone.
 
-    StorageError where its entry in the table's log is gone, too: delta-rs then shows a table without rows.
+    StorageError where its entry in the table's log is gone, too: delta-rs then sees no table, or one without
+    rows.
     """
     options = storage.delta_options(table.url)
     try:
         opened = DeltaTable(table.url, version=version, storage_options=options)
-    except TableNotFoundError:
-        return None
+    except TableNotFoundError as error:
+        if version is None or not storage.exists(storage.join(table.url, LOG)):
+            return None
+        raise _forgotten(table, version) from error
     except (DeltaError, OSError) as error:
         raise StorageError(f"Cannot open table {table.name} at {table.url}: {error}.") from error
     if version is not None and not storage.exists(log_entry(table, version)):
-        raise StorageError(
-            f"Version {version} of table {table.name} cannot be read any more: it is older than what is "
-            "kept (`keep:` in the dataset file); let a new run work from the newest version."
-        )
+        raise _forgotten(table, version)
     return opened
+
+
+def _forgotten(table: Table, version: int) -> StorageError:
+    return StorageError(
+        f"Version {version} of table {table.name} cannot be read any more: it is older than what is "
+        "kept (`keep:` in the dataset file); let a new run work from the newest version."
+    )
 
 
 def log_entry(table: Table, version: int) -> str:
