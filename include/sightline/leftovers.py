@@ -45,7 +45,7 @@ def sweep(table: Table, pinned: Collection[int], since: Since) -> list[str]:
         path
         for path, written_at in present.items()
         if not path.startswith((f"{delta.LOG}/", delta.ERASED))
-        and _subject(path) not in needed
+        and subject_of(path) not in needed
         and written_at < since.uncommitted
     ]
     gone += [f"{delta.LOG}/{name}" for name in _old_entries(entries, pinned, since)]
@@ -55,7 +55,7 @@ def sweep(table: Table, pinned: Collection[int], since: Since) -> list[str]:
     return gone
 
 
-def _subject(path: str) -> str:
+def subject_of(path: str) -> str:
     """The file_name of a file, or of the one whose checksum of Hadoop it is."""
     folder, _, name = tables.file_name(path).rpartition("/")
     is_checksum = name.startswith(".") and name.endswith(".crc")

@@ -1,0 +1,171 @@
+"""kill -9 at random moments: the seed and every kill are logged, so that a failure can be told again."""
+
+import logging
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import psutil
+
+from sightline.settings import load_settings
+
+log = logging.getLogger(__name__)
+
+HOME = Path(__file__).parents[2]
+SEED = int(os.environ.get("SIGHTLINE_CHAOS_SEED", "1"))
+SIZE = int(os.environ.get("SIGHTLINE_CHAOS_SIZE", "1"))  # 1 in CI; `make chaos` asks for more
+NIGHT_SECONDS = 900
+TRIES = 60  # of one night
+
+Victims = Callable[[int], list[psutil.Process]]
+
+
+@dataclass
+class Killed:
+    """What was killed, and what it took."""
+
+    by_kind: Counter[str] = field(default_factory=Counter)
+    by_task: Counter[str] = field(default_factory=Counter)
+    tries: int = 0  # processes that were started
+
+    @property
+    def total(self) -> int:
+        """All kills."""
+        return self.by_kind.total()
+
+
+def driver(pid: int) -> list[psutil.Process]:
+    """The program itself."""
+    return [psutil.Process(pid)]
+
+
+def jvm(pid: int) -> list[psutil.Process]:
+    """Spark's JVM: driver and executor of a local Spark."""
+    return [one for one in _below(pid) if "java" in one.name()]
+
+
+def worker(pid: int) -> list[psutil.Process]:
+    """One of Spark's Python workers."""
+    found = [one for one in _below(pid) if "pyspark.daemon" in _command(one) or "worker_daemon" in _command(one)]  # fmt: skip
+    return found[-1:]
+
+
+def everything(pid: int) -> list[psutil.Process]:
+    """All of it at once, as a power cut."""
+    return [psutil.Process(pid), *_below(pid)]
+
+
+VICTIMS: dict[str, Victims] = {
+    "driver": driver, "jvm": jvm, "worker": worker, "everything": everything,
+}  # fmt: skip
+
+
+def run_night(
+    dataset: str, partition: str, kills: int, chance: random.Random, seconds: tuple[float, float]
+) -> Killed:
+    """Run a night and kill something of it so many times, each after a random number of seconds of its
+    being at work; it is started again, until it ends well. AssertionError where it does not.
+    """
+    killed, run_id = Killed(), f"night__{partition}"
+    deadline = time.monotonic() + NIGHT_SECONDS
+    code, sessions = 1, list[int]()
+    try:
+        while code and killed.tries < TRIES:
+            process, output = _start(dataset, partition, run_id, killed.tries)
+            sessions.append(process.pid)
+            killed.tries += 1
+            while process.poll() is None and killed.total < kills:
+                _wait(process, chance.uniform(*seconds))
+                _kill_one(process, chance, killed, output)
+            code = process.wait(max(1.0, deadline - time.monotonic()))
+            # Nobody is waited for: a JVM whose driver is gone ends by itself, beside the next try.
+            assert code == 0 or killed.total, output.read_text()[-3000:]
+    finally:
+        for pid in sessions:
+            _kill(_session(pid))
+    assert code == 0, output.read_text()[-3000:]
+    return killed
+
+
+def _start(dataset: str, partition: str, run_id: str, number: int) -> tuple["subprocess.Popen[bytes]", Path]:  # fmt: skip
+    output = load_settings().state / f"{run_id}-{number:03d}.log"
+    output.parent.mkdir(parents=True, exist_ok=True)
+    environment = {
+        **os.environ,
+        "PYTHONPATH": f"{HOME / 'include'}:{HOME}",
+        "PYSPARK_PYTHON": sys.executable,
+        "SIGHTLINE_SPARK_MASTER": "local[2,4]",  # a lost worker costs no job
+        "PYSPARK_SUBMIT_ARGS": '--driver-java-options "-XX:+UseSerialGC -XX:TieredStopAtLevel=1" pyspark-shell',  # noqa: E501
+    }
+    with output.open("wb") as sink:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "tests.chaos.night", dataset, partition, run_id],
+            cwd=HOME, env=environment, stdout=sink, stderr=subprocess.STDOUT, start_new_session=True,
+        )  # fmt: skip
+    return process, output
+
+
+def _wait(process: "subprocess.Popen[bytes]", seconds: float) -> None:
+    """Wait for so long, or for the end of a process: a random moment is what is wanted."""
+    try:
+        process.wait(seconds)
+    except subprocess.TimeoutExpired:
+        pass
+
+
+def _kill_one(
+    process: "subprocess.Popen[bytes]", chance: random.Random, killed: Killed, output: Path
+) -> None:
+    kind = chance.choice(sorted(VICTIMS))
+    if process.poll() is not None:
+        return
+    victims = VICTIMS[kind](process.pid)
+    if not victims:  # no Spark is at work in this moment
+        kind, victims = "driver", driver(process.pid)
+    _kill(victims)
+    begun = [line for line in output.read_text().splitlines() if line.startswith("task ")]
+    task = begun[-1].split()[1] if begun else "start"
+    killed.by_kind[kind] += 1
+    killed.by_task[task] += 1
+    log.info("kill %d: %s in %s (try %d)", killed.total, kind, task, killed.tries)
+
+
+def _kill(processes: list[psutil.Process]) -> None:
+    for process in processes:
+        try:
+            process.send_signal(signal.SIGKILL)
+        except psutil.NoSuchProcess:
+            continue
+
+
+def _below(pid: int) -> list[psutil.Process]:
+    try:
+        return psutil.Process(pid).children(recursive=True)
+    except psutil.NoSuchProcess:
+        return []
+
+
+def _session(pid: int) -> list[psutil.Process]:
+    """What is left of a session whose first process is gone: orphans that may still write."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if os.getsid(process.pid) == pid:
+                found.append(process)
+        except OSError:
+            continue
+    return found
+
+
+def _command(process: psutil.Process) -> str:
+    try:
+        return " ".join(process.cmdline())
+    except psutil.Error:
+        return ""
