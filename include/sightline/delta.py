@@ -68,7 +68,7 @@ def open_version(table: Table, version: int | None = None) -> DeltaTable | None:
             return None
         raise _forgotten(table, version) from error
     except (DeltaError, OSError) as error:
-        raise StorageError(f"Cannot open table {table.name} at {table.url}: {error}.") from error
+        raise storage.failure(f"open table {table.name}", table.url, error) from error
     if version is not None and not storage.exists(log_entry(table, version)):
         raise _forgotten(table, version)
     return opened

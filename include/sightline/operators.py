@@ -104,7 +104,8 @@ class StageOperator(TableLineage, PythonOperator):
             with ledger.recording(catalog, task) as record:
                 result = self.stage(Work(spec, catalog, task, record, context))
         except SightlineError as error:
-            raise AirflowFailException(str(error)) from None
+            kind = AirflowException if error.may_pass else AirflowFailException
+            raise kind(str(error)) from None
         log.info("%s finished in %.1f s: %s", self.task_id, record.seconds, record.counts)
         return result
 

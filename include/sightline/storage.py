@@ -114,6 +114,12 @@ def _replacing(url: str, target: Path) -> Iterator[Path]:
         raise StorageError(f"Cannot write {url}: {error.strerror or error}.") from error
 
 
+def failure(what: str, url: str, error: Exception) -> StorageError:
+    """What to raise where something cannot be done at a URL. An object store may answer the next time; a
+    disk that is full or may not be written stays so."""
+    return StorageError(f"Cannot {what} at {url}: {error}.", may_pass=not is_local(url))
+
+
 def modified_at(url: str) -> datetime:
     """When a file was written."""
     fs, path = filesystem(url)

@@ -168,7 +168,7 @@ def write_batches(table: Table, batches: Iterable[pa.RecordBatch]) -> list[str]:
     except ConnectionError:  # of the batches' source, or of the store: it may pass
         raise
     except OSError as error:
-        raise StorageError(f"Cannot write table {table.name} at {folder}: {error}.") from error
+        raise storage.failure(f"write table {table.name}", folder, error) from error
     finally:
         if writer is not None:
             _close(writer, sink)
@@ -314,7 +314,7 @@ def _create(table: Table) -> None:
         )
     except (DeltaError, OSError) as error:
         if open_table(table) is None:  # not merely created by another writer in the meantime
-            raise StorageError(f"Cannot create {table.name} at {table.url}: {error}.") from error
+            raise storage.failure(f"create {table.name}", table.url, error) from error
 
 
 def _commit(

@@ -9,12 +9,14 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import psutil
 
 from sightline.settings import load_settings
+from sightline.spark import QUICK_JVM
 
 log = logging.getLogger(__name__)
 
@@ -53,8 +55,7 @@ def jvm(pid: int) -> list[psutil.Process]:
 
 def worker(pid: int) -> list[psutil.Process]:
     """One of Spark's Python workers."""
-    found = [one for one in _below(pid) if "pyspark.daemon" in _command(one) or "worker_daemon" in _command(one)]  # fmt: skip
-    return found[-1:]
+    return [one for one in _below(pid) if "daemon" in _command(one)][-1:]
 
 
 def everything(pid: int) -> list[psutil.Process]:
@@ -94,7 +95,9 @@ def run_night(
     return killed
 
 
-def _start(dataset: str, partition: str, run_id: str, number: int) -> tuple["subprocess.Popen[bytes]", Path]:  # fmt: skip
+def _start(
+    dataset: str, partition: str, run_id: str, number: int
+) -> tuple["subprocess.Popen[bytes]", Path]:
     output = load_settings().state / f"{run_id}-{number:03d}.log"
     output.parent.mkdir(parents=True, exist_ok=True)
     environment = {
@@ -102,7 +105,7 @@ def _start(dataset: str, partition: str, run_id: str, number: int) -> tuple["sub
         "PYTHONPATH": f"{HOME / 'include'}:{HOME}",
         "PYSPARK_PYTHON": sys.executable,
         "SIGHTLINE_SPARK_MASTER": "local[2,4]",  # a lost worker costs no job
-        "PYSPARK_SUBMIT_ARGS": '--driver-java-options "-XX:+UseSerialGC -XX:TieredStopAtLevel=1" pyspark-shell',  # noqa: E501
+        "PYSPARK_SUBMIT_ARGS": f"--driver-java-options '{' '.join(QUICK_JVM)}' pyspark-shell",
     }
     with output.open("wb") as sink:
         process = subprocess.Popen(
@@ -114,10 +117,8 @@ def _start(dataset: str, partition: str, run_id: str, number: int) -> tuple["sub
 
 def _wait(process: "subprocess.Popen[bytes]", seconds: float) -> None:
     """Wait for so long, or for the end of a process: a random moment is what is wanted."""
-    try:
+    with suppress(subprocess.TimeoutExpired):
         process.wait(seconds)
-    except subprocess.TimeoutExpired:
-        pass
 
 
 def _kill_one(

@@ -18,8 +18,7 @@ def check_rows(catalog: Catalog) -> None:
     ) as sql:  # fmt: skip
 
         def rows(statement: str) -> list[object]:
-            found = sql(statement)
-            return [row for row in found.to_pylist()]
+            return list(sql(statement).to_pylist())
 
         def repeated(table: str, *columns: str) -> list[object]:
             key = ", ".join(columns)

@@ -1,4 +1,4 @@
-"""One night of a dataset as one process, without Airflow: `python -m tests.chaos.night DATASET PARTITION RUN`.
+"""One night of a dataset as one process: `python -m tests.chaos.night DATASET PARTITION RUN`.
 
 It is there to be killed. What Airflow remembers, which tasks have ended and the plan, is a file in the
 state folder; started again, it goes on with the task that had not ended, as Airflow's next try does.

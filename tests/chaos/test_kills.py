@@ -38,8 +38,7 @@ def digits(own_places: Path) -> list[Path]:
     catalog = open_catalog("all_digits")
     for _ in list_images(DigitsSource(type="digits"), Access(catalog, "all")):
         pass
-    found = sorted(Path(catalog.source).rglob("*.png"), key=lambda path: path.name)
-    return found
+    return sorted(Path(catalog.source).rglob("*.png"), key=lambda path: path.name)
 
 
 @pytest.fixture
