@@ -1,6 +1,6 @@
 # What one does with Sightline; `make help` lists it.
 .DEFAULT_GOAL := help
-.PHONY: help demo run backfill serve up down status test test-slow test-nightly check bench environment development peers lock
+.PHONY: help demo run backfill serve up down status test test-slow test-nightly chaos check bench environment development peers lock
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -34,6 +34,9 @@ test-slow: development ## a real Airflow, trainings in several processes, studie
 
 test-nightly: development ## the founding datasets and a month's backfill, whole (25 minutes)
 	@.venv/bin/pytest -m nightly $(ARGS)
+
+chaos: development ## things break: processes killed, disks full, a store that misbehaves; SIZE=10 [SEED=1] (an hour)
+	@SIGHTLINE_CHAOS_SIZE='$(or $(SIZE),10)' SIGHTLINE_CHAOS_SEED='$(or $(SEED),1)' .venv/bin/pytest -m 'chaos or chaos_whole' $(ARGS)
 
 check: development ## ruff and mypy
 	@.venv/bin/ruff check && .venv/bin/ruff format --check && .venv/bin/mypy

@@ -25,6 +25,8 @@ SEED = int(os.environ.get("SIGHTLINE_CHAOS_SEED", "1"))
 SIZE = int(os.environ.get("SIGHTLINE_CHAOS_SIZE", "1"))  # 1 in CI; `make chaos` asks for more
 NIGHT_SECONDS = 900
 TRIES = 60  # of one night
+FURTHEST = 3  # tasks from one kill to the next
+LONGEST_SECONDS = 4.0  # into a task
 
 Victims = Callable[[int], list[psutil.Process]]
 
@@ -55,7 +57,7 @@ def jvm(pid: int) -> list[psutil.Process]:
 
 def worker(pid: int) -> list[psutil.Process]:
     """One of Spark's Python workers."""
-    return [one for one in _below(pid) if "daemon" in _command(one)][-1:]
+    return [one for one in _below(pid) if "daemon" in command(one)][-1:]
 
 
 def everything(pid: int) -> list[psutil.Process]:
@@ -68,11 +70,9 @@ VICTIMS: dict[str, Victims] = {
 }  # fmt: skip
 
 
-def run_night(
-    dataset: str, partition: str, kills: int, chance: random.Random, seconds: tuple[float, float]
-) -> Killed:
-    """Run a night and kill something of it so many times, each after a random number of seconds of its
-    being at work; it is started again, until it ends well. AssertionError where it does not.
+def run_night(dataset: str, partition: str, kills: int, chance: random.Random) -> Killed:
+    """Run a night and kill something of it so many times, each at a random moment of one of the next few
+    tasks; it is started again, until it ends well. AssertionError where it does not.
     """
     killed, run_id = Killed(), f"night__{partition}"
     deadline = time.monotonic() + NIGHT_SECONDS
@@ -83,7 +83,10 @@ def run_night(
             sessions.append(process.pid)
             killed.tries += 1
             while process.poll() is None and killed.total < kills:
-                _wait(process, chance.uniform(*seconds))
+                goal = _tasks_begun(output) + chance.randint(0, FURTHEST)
+                while process.poll() is None and _tasks_begun(output) < goal:
+                    wait(process, 0.05)
+                wait(process, chance.uniform(0, LONGEST_SECONDS))
                 _kill_one(process, chance, killed, output)
             code = process.wait(max(1.0, deadline - time.monotonic()))
             # Nobody is waited for: a JVM whose driver is gone ends by itself, beside the next try.
@@ -115,10 +118,19 @@ def _start(
     return process, output
 
 
-def _wait(process: "subprocess.Popen[bytes]", seconds: float) -> None:
+def wait(process: "subprocess.Popen[bytes]", seconds: float) -> None:
     """Wait for so long, or for the end of a process: a random moment is what is wanted."""
     with suppress(subprocess.TimeoutExpired):
         process.wait(seconds)
+
+
+def _begun(output: Path) -> list[str]:
+    lines = output.read_text(errors="replace").splitlines()
+    return [line.split()[1] for line in lines if line.startswith("task ")]
+
+
+def _tasks_begun(output: Path) -> int:
+    return len(_begun(output))
 
 
 def _kill_one(
@@ -131,8 +143,7 @@ def _kill_one(
     if not victims:  # no Spark is at work in this moment
         kind, victims = "driver", driver(process.pid)
     _kill(victims)
-    begun = [line for line in output.read_text().splitlines() if line.startswith("task ")]
-    task = begun[-1].split()[1] if begun else "start"
+    task = (_begun(output) or ["start"])[-1]
     killed.by_kind[kind] += 1
     killed.by_task[task] += 1
     log.info("kill %d: %s in %s (try %d)", killed.total, kind, task, killed.tries)
@@ -165,7 +176,7 @@ def _session(pid: int) -> list[psutil.Process]:
     return found
 
 
-def _command(process: psutil.Process) -> str:
+def command(process: psutil.Process) -> str:
     try:
         return " ".join(process.cmdline())
     except psutil.Error:

@@ -67,7 +67,7 @@ def test_whatever_is_killed_each_image_is_there_once(
     while kinds.total() < total:
         bring(own_places / "photos", digits, night)
         kills = min(KILLS_PER_NIGHT, total - kinds.total())
-        killed = killing.run_night(spec.name, f"night-{night:02d}", kills, chance, (2, 14))
+        killed = killing.run_night(spec.name, f"night-{night:02d}", kills, chance)
         kinds, tasks, night = kinds + killed.by_kind, tasks + killed.by_task, night + 1
         laws.check_rows(catalog)
         laws.check_champion(catalog)
