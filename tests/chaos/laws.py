@@ -1,6 +1,7 @@
 """What must be true of a dataset after whatever has happened to it."""
 
 import re
+from collections import Counter
 from pathlib import Path
 
 from sightline import delta, leftovers, maintenance, models, storage, tables, traces
@@ -11,36 +12,31 @@ from sightline.tables import Table
 
 def check_rows(catalog: Catalog) -> None:
     """Every listed image once, held or rejected; one embedding, one split each; one prediction a model."""
-    with tables.query(
-        manifest=catalog.manifest, images=catalog.images, rejects=catalog.rejects,
-        features=catalog.features, splits=catalog.splits, predictions=catalog.predictions,
-        metrics=catalog.metrics,
-    ) as sql:  # fmt: skip
+    keys = (
+        (catalog.manifest, "uri"), (catalog.images, "image_id"), (catalog.images, "uri"),
+        (catalog.rejects, "uri"), (catalog.features, "backbone_id", "image_id"),
+        (catalog.splits, "image_id"), (catalog.predictions, "model_version", "image_id"),
+        (catalog.metrics, "model_version", "split", "name", "label"),
+    )  # fmt: skip
+    for table, *columns in keys:
+        counts = Counter(_values(table, *columns))
+        assert [key for key, count in counts.items() if count > 1] == [], table.name
+    listed, held, rejected = (
+        {uri for (uri,) in _values(table, "uri")}
+        for table in (catalog.manifest, catalog.images, catalog.rejects)
+    )
+    assert held & rejected == set()
+    assert listed == held | rejected
+    known = {image_id for (image_id,) in _values(catalog.images, "image_id")}
+    assert {image_id for (image_id,) in _values(catalog.features, "image_id")} == known
 
-        def rows(statement: str) -> list[object]:
-            return list(sql(statement).to_pylist())
 
-        def repeated(table: str, *columns: str) -> list[object]:
-            key = ", ".join(columns)
-            return rows(
-                f"SELECT {key}, count(*) AS n FROM {table} GROUP BY {key} HAVING count(*) > 1"
-            )
-
-        assert repeated("manifest", "uri") == []
-        assert repeated("images", "image_id") == []
-        assert repeated("images", "uri") == []
-        assert repeated("rejects", "uri") == []
-        assert repeated("features", "image_id", "backbone_id") == []
-        assert repeated("splits", "image_id") == []
-        assert repeated("predictions", "model_version", "image_id") == []
-        assert repeated("metrics", "model_version", "split", "name", "label") == []
-        held = "(SELECT uri FROM images UNION ALL SELECT uri FROM rejects)"
-        assert rows(f"SELECT uri FROM {held} GROUP BY uri HAVING count(*) > 1") == []
-        assert rows(f"SELECT uri FROM manifest WHERE uri NOT IN (SELECT uri FROM {held})") == []
-        assert rows(f"SELECT uri FROM {held} WHERE uri NOT IN (SELECT uri FROM manifest)") == []
-        ids = "SELECT image_id FROM images"
-        assert rows(f"SELECT image_id FROM features WHERE image_id NOT IN ({ids})") == []
-        assert rows(f"{ids} WHERE image_id NOT IN (SELECT image_id FROM features)") == []
+def _values(table: Table, *columns: str) -> list[tuple[object, ...]]:
+    """The rows of the newest version, of some columns."""
+    batches = tables.read_batches(table, list(columns))
+    return [
+        row for batch in batches for row in zip(*(one.to_pylist() for one in batch), strict=True)
+    ]
 
 
 def check_champion(catalog: Catalog) -> None:
