@@ -5,6 +5,7 @@ state folder; started again, it goes on with the task that had not ended, as Air
 """
 
 import logging
+import resource
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -111,6 +112,11 @@ def validate_features(night: Night, task: TaskRun, record: Record) -> None:
 
 def plan(night: Night, task: TaskRun, record: Record) -> None:
     made = models.make_plan(night.spec, night.catalog, night.featurized["backbone_id"])
+    reason = publishing.nothing_new(night.spec, night.catalog, made)
+    if reason:
+        log.info(reason)
+        record.counts = {"skipped": reason}
+        return
     models.write_plan(night.catalog, made)
     record.counts = {"plan": made.version}
 
@@ -174,6 +180,8 @@ def run(night: Night) -> None:
                 stage(night, task, record)
             known["plan"] = record.counts.get("plan", known["plan"])
             storage.write_json(night.memory, {**known, "done": [*known["done"], task.task]})
+            if "skipped" in record.counts:
+                return
 
 
 def main() -> None:
@@ -181,6 +189,7 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
     dataset, partition, run_id = sys.argv[1:]
     run(Night(load_dataset(dataset), open_catalog(dataset), partition, run_id))
+    log.info("peak memory: %d MiB", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
 
 
 if __name__ == "__main__":
