@@ -250,6 +250,18 @@ def test_old_records_and_logs_go_but_the_newest_stay(spec: DatasetSpec, catalog:
     assert maintenance.remove_old_logs(str(logs)) == 0
 
 
+def test_what_killed_drivers_have_left_goes_when_it_is_old(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SPARK_LOCAL_DIRS", f"{tmp_path / 'one'},{tmp_path / 'two'}")
+    for name in ("one", "two"):
+        storage.write_bytes(f"{tmp_path / name}/spark-1/pyspark-1/broadcast", b"weights")
+    os.utime(tmp_path / "two" / "spark-1" / "pyspark-1" / "broadcast", (1, 1))
+    assert maintenance.clean_scratch() == 1
+    assert [path.name for path in tmp_path.rglob("broadcast")] == ["broadcast"]
+    assert maintenance.clean_scratch(at_once=True) == 1
+
+
 def test_a_claim_outlives_a_merge(catalog: Catalog) -> None:
     """A task that replaces a partition while maintenance merges it does so all the same."""
     task, _ = make_task("list_images")

@@ -6,6 +6,7 @@ waiting for days; then nothing can take up again what they had begun.
 """
 
 import logging
+import os
 from collections import Counter
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -18,6 +19,7 @@ from sightline.leftovers import Since
 log = logging.getLogger(__name__)
 
 LOG_DAYS = 90  # of Airflow's own logs, which are of no dataset
+SCRATCH_DAYS = 7  # of Spark's temporary files; a driver that works longer would lose its own
 NEWEST_RUNS = 10  # of each DAG, whose records stay however old they are
 
 
@@ -73,6 +75,24 @@ def remove_old_logs(folder: str, now: datetime | None = None) -> int:
     return len(old)
 
 
+def clean_scratch(at_once: bool = False) -> int:
+    """Remove what killed Spark drivers have left where SPARK_LOCAL_DIRS says; returns how many folders."""
+    now = datetime.now(UTC)
+    before = now if at_once else now - timedelta(days=SCRATCH_DAYS)
+    folders = filter(None, os.environ.get("SPARK_LOCAL_DIRS", "").split(","))
+    return sum(remove_scratch(folder, before) for folder in folders)
+
+
+def remove_scratch(folder: str, before: datetime) -> int:
+    """Remove what lies in a folder for temporary things since a moment; returns how much was there."""
+    found = _newest_by_folder(storage.files_below(folder), 1)
+    old = [name for name, written_at in found.items() if written_at < before]
+    for name in old:
+        storage.remove_tree(storage.join(folder, name))
+    storage.remove_empty_folders(folder, before)
+    return len(old)
+
+
 def _tell(what: str, counts: Counter[str]) -> None:
     told = ", ".join(f"{name} {count:,}" for name, count in counts.items() if count)
     log.info("maintenance has %s files: %s", what, told or "none")
@@ -80,18 +100,13 @@ def _tell(what: str, counts: Counter[str]) -> None:
 
 def _remove_files(catalog: Catalog, since: Since) -> int:
     """Remove the work lists and checkpoints of tasks that were killed, and half-written files."""
-    removed = 0
-    for name, written_at in _newest_by_folder(storage.files_below(catalog.staging), 1).items():
-        if written_at < since.uncommitted:
-            storage.remove_tree(storage.join(catalog.staging, name))
-            removed += 1
+    removed = remove_scratch(catalog.staging, since.uncommitted)
     inside = tuple(f"{table.name}/" for table in catalog.tables)  # swept on their own
     for path, written_at in storage.files_below(catalog.root).items():
         is_half = traces.HALF_WRITTEN.fullmatch(path.rsplit("/", 1)[-1])
         if is_half and not path.startswith(inside) and written_at < since.uncommitted:
             storage.remove_file(storage.join(catalog.root, path))
             removed += 1
-    storage.remove_empty_folders(catalog.staging, since.uncommitted)
     return removed
 
 

@@ -100,18 +100,19 @@ def wait_for_runs() -> Any:
     return wait()
 
 
-def clean_logs() -> Any:
-    """A task that removes Airflow's own logs of long ago."""
+def clean_machine() -> Any:
+    """A task that removes what is of no dataset: Airflow's old logs, and what killed Spark drivers have left."""
 
-    @task(task_id="clean_logs")
+    @task(task_id="clean_machine")
     def clean() -> None:
-        """Removes the logs of tasks that ended months ago, where Airflow keeps them on this machine."""
+        """Removes logs of months ago, and what killed Spark drivers have left on this machine."""
         from airflow.sdk.configuration import conf
 
         from sightline import maintenance
 
-        folder = conf.get("logging", "base_log_folder")
-        log.info("%d logs of long ago are removed", maintenance.remove_old_logs(folder))
+        logs = maintenance.remove_old_logs(conf.get("logging", "base_log_folder"))
+        scratch = maintenance.clean_scratch()
+        log.info("%d logs of long ago and %d folders of killed drivers are removed", logs, scratch)
 
     return clean()
 

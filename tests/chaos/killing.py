@@ -107,6 +107,7 @@ def _start(
         **os.environ,
         "PYTHONPATH": f"{HOME / 'include'}:{HOME}",
         "PYSPARK_PYTHON": sys.executable,
+        "SPARK_LOCAL_DIRS": str(load_settings().state / "spark"),
         "SIGHTLINE_SPARK_MASTER": "local[2,4]",  # a lost worker costs no job
         "PYSPARK_SUBMIT_ARGS": f"--driver-java-options '{' '.join(QUICK_JVM)}' pyspark-shell",
     }

@@ -1,4 +1,4 @@
-"""Thirty nights on end: new photos, changed ones, failures, take-downs, a night without news, a rollback; after
+"""Thirty nights on end: new photos, repaired ones, failures, take-downs, no news, a rollback; after
 each its report is right, and neither storage nor memory grows but with the data."""
 
 import logging
