@@ -29,8 +29,8 @@ down: environment ## stop Airflow with all it runs
 test: check ## make check, then the tests; ARGS='-k tables' picks some
 	@.venv/bin/pytest $(ARGS)
 
-test-slow: development ## a real Airflow, trainings in several processes, studies (20 minutes)
-	@.venv/bin/pytest -m 'slow or end_to_end' $(ARGS)
+test-slow: development ## a real Airflow, trainings in several processes, studies, a little chaos (25 minutes)
+	@.venv/bin/pytest -m 'slow or end_to_end or chaos' $(ARGS)
 
 test-nightly: development ## the founding datasets and a month's backfill, whole (25 minutes)
 	@.venv/bin/pytest -m nightly $(ARGS)

@@ -11,6 +11,7 @@ import pytest
 from deltalake import DeltaTable
 
 from sightline import (
+    cli,
     compaction,
     leftovers,
     lookup,
@@ -250,16 +251,14 @@ def test_old_records_and_logs_go_but_the_newest_stay(spec: DatasetSpec, catalog:
     assert maintenance.remove_old_logs(str(logs)) == 0
 
 
-def test_what_killed_drivers_have_left_goes_when_it_is_old(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("SPARK_LOCAL_DIRS", f"{tmp_path / 'one'},{tmp_path / 'two'}")
+def test_what_killed_drivers_have_left_goes_when_it_is_old(tmp_path: Path) -> None:
+    folders = [str(tmp_path / "one"), str(tmp_path / "two"), str(tmp_path / "none")]
     for name in ("one", "two"):
         storage.write_bytes(f"{tmp_path / name}/spark-1/pyspark-1/broadcast", b"weights")
     os.utime(tmp_path / "two" / "spark-1" / "pyspark-1" / "broadcast", (1, 1))
-    assert maintenance.clean_scratch() == 1
+    assert maintenance.clean_scratch(folders) == 1
     assert [path.name for path in tmp_path.rglob("broadcast")] == ["broadcast"]
-    assert maintenance.clean_scratch(at_once=True) == 1
+    assert maintenance.clean_scratch(folders, at_once=True) == 1
 
 
 def test_a_claim_outlives_a_merge(catalog: Catalog) -> None:
@@ -273,3 +272,15 @@ def test_a_claim_outlives_a_merge(catalog: Catalog) -> None:
     assert tables.replace_partition(table, [], None, claimed) is not None
     assert tables.count_rows(table) == 0
     assert Writer("compaction") == compaction.WRITER
+
+
+def test_the_command_cleans_a_dataset_and_says_what_it_did(
+    spec: DatasetSpec, catalog: Catalog, own_signals: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store(catalog.images, *range(compaction.LEAST_FILES))
+    storage.write_bytes(f"{catalog.images.url}/files-1/part-0.parquet", b"half")
+    assert cli.main(["maintain", "photos", "--at-once"]) == 0
+    said = capsys.readouterr().out
+    assert "photos: 0 models retired, 8 small files merged, 1 files removed." in said
+    assert cli.main(["maintain"]) == 0
+    assert "photos: 0 models retired, 0 small files merged, 0 files" in capsys.readouterr().out

@@ -6,8 +6,8 @@ waiting for days; then nothing can take up again what they had begun.
 """
 
 import logging
-import os
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
@@ -75,11 +75,10 @@ def remove_old_logs(folder: str, now: datetime | None = None) -> int:
     return len(old)
 
 
-def clean_scratch(at_once: bool = False) -> int:
-    """Remove what killed Spark drivers have left where SPARK_LOCAL_DIRS says; returns how many folders."""
+def clean_scratch(folders: Iterable[str], at_once: bool = False) -> int:
+    """Remove what killed Spark drivers have left in their folders; returns how many drivers."""
     now = datetime.now(UTC)
     before = now if at_once else now - timedelta(days=SCRATCH_DAYS)
-    folders = filter(None, os.environ.get("SPARK_LOCAL_DIRS", "").split(","))
     return sum(remove_scratch(folder, before) for folder in folders)
 
 

@@ -3,7 +3,8 @@
 import argparse
 import logging
 
-from sightline import dataset_run, maintenance
+from sightline import dataset_run, local_airflow, maintenance
+from sightline.airflow_environment import scratch_folder
 from sightline.catalog import open_catalog
 from sightline.command_output import OK, Add, say
 from sightline.config import dataset_files, load_dataset
@@ -27,6 +28,9 @@ def maintain(asked: argparse.Namespace) -> int:
     logging.getLogger("sightline").setLevel(logging.INFO)
     names = [asked.dataset] if asked.dataset else [path.stem for path in dataset_files()]
     settings = load_settings()
+    if asked.at_once and local_airflow.running_server(settings) is None:
+        scratch = maintenance.clean_scratch([str(scratch_folder(settings))], at_once=True)
+        say(f"{scratch:,} folders of killed Spark drivers removed.")
     for name in names:
         spec, catalog = load_dataset(name), open_catalog(name)
         with dataset_run.only_run_of(settings, name):

@@ -5,6 +5,7 @@ a Spark stage is a program in spark_jobs/. Stages are imported inside tasks, so 
 """
 
 import logging
+import os
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
@@ -101,7 +102,7 @@ def wait_for_runs() -> Any:
 
 
 def clean_machine() -> Any:
-    """A task that removes what is of no dataset: Airflow's old logs, and what killed Spark drivers have left."""
+    """A task that removes what is of no dataset: old logs, and what killed Spark drivers have left."""
 
     @task(task_id="clean_machine")
     def clean() -> None:
@@ -111,7 +112,8 @@ def clean_machine() -> Any:
         from sightline import maintenance
 
         logs = maintenance.remove_old_logs(conf.get("logging", "base_log_folder"))
-        scratch = maintenance.clean_scratch()
+        folders = os.environ.get("SPARK_LOCAL_DIRS", "").split(",")
+        scratch = maintenance.clean_scratch(filter(None, folders))
         log.info("%d logs of long ago and %d folders of killed drivers are removed", logs, scratch)
 
     return clean()
