@@ -1,6 +1,7 @@
 """Maintenance: what nobody needs goes, what a table, a model or a running task needs stays."""
 
 import os
+import random
 import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
+from airflow.sdk.exceptions import AirflowFailException
 from deltalake import DeltaTable
 
 from sightline import (
@@ -25,6 +27,7 @@ from sightline.catalog import Catalog
 from sightline.config import DatasetSpec
 from sightline.errors import StorageError, TrainingError
 from sightline.leftovers import Since
+from sightline.operators import failure_of
 from sightline.tables import Table, Writer
 from tests.conftest import made_up_image_row, make_task, store_partition, store_rows, write_dataset
 
@@ -284,3 +287,26 @@ def test_the_command_cleans_a_dataset_and_says_what_it_did(
     assert "photos: 0 models retired, 8 small files merged, 1 files removed." in said
     assert cli.main(["maintain"]) == 0
     assert "photos: 0 models retired, 0 small files merged, 0 files" in capsys.readouterr().out
+
+
+def test_a_store_that_did_not_answer_is_tried_again_and_a_full_disk_is_not() -> None:
+    busy = storage.failure("open table images", "s3://bucket/pets/images", OSError("SlowDown"))
+    full = storage.failure("open table images", "/data/pets/images", OSError("No space left"))
+    assert not isinstance(failure_of(busy), AirflowFailException)
+    assert isinstance(failure_of(full), AirflowFailException)
+    assert str(failure_of(full)) == "Cannot open table images at /data/pets/images: No space left."
+
+
+def test_a_clock_that_jumps_to_and_fro_costs_no_row(spec: DatasetSpec, catalog: Catalog) -> None:
+    chance, expected = random.Random(1), list[int]()
+    for number in range(30):
+        store(catalog.images, number)
+        expected.append(number)
+        for path in Path(catalog.images.url).rglob("*"):
+            if path.is_file() and chance.random() < 0.2:
+                at = time.time() + chance.uniform(-60, 60) * 86_400
+                os.utime(path, (at, at))
+        if number % 3 == 0:
+            jump = timedelta(days=chance.uniform(-60, 60))
+            maintenance.maintain(spec, catalog, datetime.now(UTC) + jump)
+        assert held(catalog.images) == expected
