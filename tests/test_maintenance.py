@@ -20,6 +20,7 @@ from sightline import (
     maintenance,
     models,
     publishing,
+    status,
     storage,
     tables,
 )
@@ -151,6 +152,8 @@ def test_an_old_model_retires_but_not_the_champion_nor_the_one_before_it(
     assert tables.count_rows(catalog.reduced) == 0  # no training is at work
     with pytest.raises(TrainingError, match="retired on .*: its weights are gone"):
         publishing.promote(catalog, versions[2], "me", "it was good")
+    [shown] = [row for row in status.list_models("photos") if row.version == versions[2]]
+    assert shown.note.startswith("retired on ")
     assert not lookup.is_whole(catalog.images, model["tables"]["images"])
     assert held(catalog.images, model["tables"]["images"] - 1) == [2]
 

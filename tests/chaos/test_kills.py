@@ -25,7 +25,7 @@ def test_whatever_is_killed_each_image_is_there_once(own_places: Path) -> None:
     digits = write_digits()
     chance, kinds, tasks = random.Random(killing.SEED), Counter[str](), Counter[str]()
     catalog = open_catalog(spec.name)
-    total, night = 4 if killing.SIZE == 1 else 10 * killing.SIZE, 0
+    total, night = 3 if killing.SIZE == 1 else 10 * killing.SIZE, 0
     while kinds.total() < total:
         bring(photos, digits, night)
         kills = min(KILLS_PER_NIGHT, total - kinds.total())
