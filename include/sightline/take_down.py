@@ -225,7 +225,11 @@ def _models_made_of(catalog: Catalog, image_ids: list[str]) -> dict[str, int]:
     for version in models.list_versions(catalog) if image_ids else []:
         model = models.read_model(catalog, version)
         used = model["tables"] if model else {}
-        if used.get("images") is None or used.get("splits") is None or models.is_retired(model):
+        if (
+            used.get("images") is None
+            or used.get("splits") is None
+            or (model and models.is_retired(model))
+        ):
             continue
         train = ids(catalog.splits, used["splits"], "split", ["train"])
         left_out = exclusions.read_exclusions(catalog, models.plan_of(version))
