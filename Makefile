@@ -1,6 +1,6 @@
 # What one does with Sightline; `make help` lists it.
 .DEFAULT_GOAL := help
-.PHONY: help demo run backfill serve up down status test test-slow test-nightly test-cluster check bench environment development cluster jars peers lock
+.PHONY: help demo run backfill serve up down status test test-slow test-nightly test-cluster chaos check bench environment development cluster jars peers lock
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -29,14 +29,17 @@ down: environment ## stop Airflow with all it runs
 test: check ## make check, then the tests; ARGS='-k tables' picks some
 	@.venv/bin/pytest $(ARGS)
 
-test-slow: development ## a real Airflow, trainings in several processes, studies (20 minutes)
-	@.venv/bin/pytest -m 'slow or end_to_end' $(ARGS)
+test-slow: development ## a real Airflow, trainings in several processes, studies, a little chaos (25 minutes)
+	@.venv/bin/pytest -m 'slow or end_to_end or chaos' $(ARGS)
 
 test-nightly: development ## the founding datasets and a month's backfill, whole (25 minutes)
 	@.venv/bin/pytest -m nightly $(ARGS)
 
 test-cluster: cluster ## Postgres, Spark's master with two workers, S3 of this machine: whole runs on them (6 minutes)
 	@.venv/bin/pytest -m cluster $(ARGS)
+
+chaos: development ## things break: processes killed, disks full, a store that misbehaves; SIZE=10 [SEED=1] (an hour)
+	@SIGHTLINE_CHAOS_SIZE='$(or $(SIZE),10)' SIGHTLINE_CHAOS_SEED='$(or $(SEED),1)' .venv/bin/pytest -m 'chaos or chaos_whole' $(ARGS)
 
 check: development ## ruff and mypy
 	@.venv/bin/ruff check && .venv/bin/ruff format --check && .venv/bin/mypy

@@ -16,6 +16,8 @@ FOUNDATIONS = {
     "schema_evolution", "quality_config", "view_hashes", "image_properties", "labels_config",
     "licence_config", "spreadsheets", "delta", "removals",
     "spark_cluster",
+    "licence_config", "spreadsheets", "delta", "removals", "keep_config", "compaction",
+    "leftovers",
 }  # fmt: skip
 MIDDLE = {
     "sources", "backbones", "models", "ledger", "rejection", "principal_components", "embeddings",

@@ -117,7 +117,7 @@ def test_sixty_dataset_files_parse_without_heavy_packages(own_places: Path) -> N
         (own_places / "datasets" / f"set_{number}.yaml").write_text("source: {type: digits}\n")
     parsed = parse(own_places)
     assert parsed["errors"] == {}
-    assert len(parsed["dags"]) == 182  # and the scaling study, and the take-down
+    assert len(parsed["dags"]) == 183  # and the scaling study, the take-down, the maintenance
     assert parsed["heavy"] == []
 
 
@@ -135,6 +135,7 @@ def test_a_broken_dataset_file_harms_no_other_dataset(own_places: Path) -> None:
         "predict_good",
         "scaling_study",
         "take_down",
+        "maintenance",
         "ingest_bad",
     }
     assert "broken" in parsed["dags"]["ingest_bad"]["tags"]
@@ -202,3 +203,13 @@ def test_a_source_by_days_takes_the_day_before_where_a_run_has_no_partition(
     assert template("ingest_digits") == "{{ partition_key or 'all' }}"
     assert dags["ingest_land_transport"]["pools"]["list_images"] == "sightline_flickr"
     assert dags["ingest_open_images_car_tree"]["pools"]["list_images"] == "sightline_spark"
+
+
+def test_maintenance_cleans_every_dataset_one_after_the_other(own_places: Path) -> None:
+    for name in ("good", "other"):
+        (own_places / "datasets" / f"{name}.yaml").write_text("source: {type: digits}\n")
+    maintenance = parse(own_places)["dags"]["maintenance"]
+    assert set(maintenance["tasks"]) == {"clean_machine", "good.maintain", "other.maintain"}
+    assert maintenance["documented"]
+    assert min(maintenance["retries"]) >= 2
+    assert maintenance["max_active_runs"] == 1

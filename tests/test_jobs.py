@@ -40,10 +40,13 @@ def well(session, spec, catalog, task, record):
 def refuse(session, spec, catalog, task, record):
     raise StorageError("Table images\\n  is gone.")
 
+def busy(session, spec, catalog, task, record):
+    raise StorageError("The store does not answer.", may_pass=True)
+
 def fail(session, spec, catalog, task, record):
     raise ZeroDivisionError("our own mistake")
 
-STAGES = {"well": well, "refuse": refuse, "fail": fail, "fetch_images": ingestion.fetch_images}
+STAGES = {"well": well, "refuse": refuse, "busy": busy, "fail": fail, "fetch_images": ingestion.fetch_images}
 
 for line in sys.argv[1:]:
     stage, *arguments = line.split()
@@ -54,7 +57,7 @@ for line in sys.argv[1:]:
         code = 0
     except SystemExit as exit:
         code = exit.code
-    except ZeroDivisionError:
+    except (ZeroDivisionError, StorageError):
         code = 1
     print(f"exit code {code}", flush=True)
 sys.exit(code)
@@ -96,16 +99,23 @@ def test_refusals_faults_and_a_full_disk_are_told_apart(
         "SIGHTLINE_RUN_ID": "scheduled__2026-11-05T00:00:00+00:00",
         "SIGHTLINE_PARTITION": "all",
     }
-    jobs = ["well photos", "refuse photos", "refuse unknown", "well photos v9", "fail photos"]
+    jobs = [
+        "well photos",
+        "refuse photos",
+        "refuse unknown",
+        "well photos v9",
+        "fail photos",
+        "busy photos",
+    ]
     ends = run_jobs(tmp_path, [*jobs, "fetch_images photos"], ids)
-    well, refused, unknown, planless, failed, full = ends
+    well, refused, unknown, planless, failed, busy, full = ends
 
-    assert [code for code, _ in ends] == [0, 2, 2, 2, 1, 2]
+    assert [code for code, _ in ends] == [0, 2, 2, 2, 1, 1, 2]
     assert re.search(r"^well photos finished in [\d.]+ s: images 3, ", well[1], re.MULTILINE)
     assert sentences(refused) == ["Table images is gone."]
     assert sentences(unknown)[0].startswith("No dataset 'unknown' in ")
     assert sentences(planless) == ["Dataset photos has no plan 'v9'; run train_photos."]
-    assert sentences(well) == sentences(failed) == []
+    assert sentences(well) == sentences(failed) == sentences(busy) == []  # Airflow tries again
     assert sentences(full)[0].startswith(
         f"The disk is full at {small_disk}/photos or in Spark's temporary folder; "
     )

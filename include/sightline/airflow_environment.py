@@ -57,10 +57,16 @@ def airflow_places(settings: Settings) -> Places:
     )
 
 
+def scratch_folder(settings: Settings) -> Path:
+    """Where Spark keeps what it needs for a while; maintenance removes what killed drivers leave."""
+    return settings.state / "spark"
+
+
 def prepare_home(settings: Settings) -> None:
     """Make AIRFLOW_HOME with its secrets, its login and the list of modules to load early."""
     places = airflow_places(settings)
     places.home.mkdir(parents=True, exist_ok=True)
+    scratch_folder(settings).mkdir(exist_ok=True)
     places.home.chmod(0o700)  # database and logs too are nobody else's business
     places.lineage.parent.mkdir(parents=True, exist_ok=True)
     config = places.home / "config" / "airflow_local_settings.py"
@@ -103,6 +109,7 @@ def airflow_environment(settings: Settings, port: int) -> dict[str, str]:
         # Else Spark's workers start the system's python; those of a cluster may have theirs elsewhere.
         "PYSPARK_PYTHON": inherited.get("PYSPARK_PYTHON", sys.executable),
         "PYSPARK_DRIVER_PYTHON": sys.executable,
+        "SPARK_LOCAL_DIRS": str(scratch_folder(settings)),
         **_spark_address(spark),
         "DO_NOT_TRACK": "1",
         # Else each event tells the checkout's origin as git has it, a login in it included.

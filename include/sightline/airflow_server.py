@@ -1,6 +1,7 @@
 """A local Airflow that runs: its record on disk, and whether all its parts live."""
 
 import json
+import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -9,6 +10,8 @@ from sightline.airflow_environment import HOST, airflow_places
 from sightline.airflow_processes import Part
 from sightline.errors import AirflowUnavailable
 from sightline.settings import Settings
+
+WORD = re.compile(r"\w{2}")
 
 
 @dataclass(frozen=True)
@@ -95,9 +98,9 @@ def log_path(settings: Settings, name: str) -> Path:
 
 
 def last_line(path: Path) -> str:
-    """The last line of a log that says something."""
+    """The last line of a log that says something; a rule or a box is none."""
     lines = path.read_text(errors="replace").split("\n") if path.exists() else []
-    return next((line.strip()[:300] for line in reversed(lines) if line.strip()), "no output")
+    return next((line.strip()[:300] for line in reversed(lines) if WORD.search(line)), "no output")
 
 
 def _read_record(settings: Settings) -> Server | None:

@@ -25,6 +25,7 @@ from sightline import (
     ledger,
     lineage_commands,
     local_airflow,
+    maintenance_commands,
     rights_commands,
     serving_commands,
     status,
@@ -416,6 +417,7 @@ def _parser() -> argparse.ArgumentParser:
     back.add_argument("--to", metavar="VERSION", help="default: the champion before this one")
     back.add_argument("--reason", metavar="TEXT", default="", help="kept in the history")
     rights_commands.add_commands(add)
+    maintenance_commands.add_commands(add)
     out_there = add(
         "export", export, "write the champion, preprocessing included, for a phone or a server"
     )

@@ -23,6 +23,7 @@ from pydantic import (
 from sightline.backbone_names import TORCHVISION_NAMES
 from sightline.errors import ConfigError
 from sightline.fine_tune_config import FineTuneSpec
+from sightline.keep_config import KeepSpec
 from sightline.labels_config import DriftSpec, LabelsSpec
 from sightline.licence_config import LicencesSpec
 from sightline.quality_config import QualitySpec
@@ -207,6 +208,7 @@ class DatasetSpec(Section):
     gate: GateSpec = GateSpec()
     limits: LimitsSpec = LimitsSpec()
     quality: QualitySpec = QualitySpec()
+    keep: KeepSpec = KeepSpec()
 
     @model_validator(mode="after")
     def _trains_something(self) -> Self:

@@ -11,6 +11,7 @@ from typing import Any
 from urllib.parse import unquote
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.dataset as ds
 from deltalake import DeltaTable, QueryBuilder, Schema
 from deltalake.exceptions import DeltaError, TableNotFoundError
@@ -24,6 +25,7 @@ Slice = list[tuple[str, str, Any]]  # a partition, as delta-rs filters for it
 
 # In a table's folder: files that are gone for good, and what took their places.
 ERASED = "_erased.json"
+LOG = "_delta_log"
 
 
 @dataclass(frozen=True)
@@ -53,20 +55,63 @@ def open_table(table: Table, version: int | None = None) -> DeltaTable | None:
 
 
 def open_version(table: Table, version: int | None = None) -> DeltaTable | None:
-    """As `open_table`, also where files of the version are gone."""
+    """As `open_table`, also where files of the version are gone.
+
+    StorageError where its entry in the table's log is gone, too: delta-rs then sees no table, or one without
+    rows.
+    """
     options = storage.delta_options(table.url)
     try:
-        return DeltaTable(table.url, version=version, storage_options=options)
-    except TableNotFoundError:
-        return None
+        opened = DeltaTable(table.url, version=version, storage_options=options)
+    except TableNotFoundError as error:
+        if version is None or not storage.exists(storage.join(table.url, LOG)):
+            return None
+        raise _forgotten(table, version) from error
     except (DeltaError, OSError) as error:
-        raise StorageError(f"Cannot open table {table.name} at {table.url}: {error}.") from error
+        raise storage.failure(f"open table {table.name}", table.url, error) from error
+    if version is not None and not storage.exists(log_entry(table, version)):
+        raise _forgotten(table, version)
+    return opened
+
+
+def _forgotten(table: Table, version: int) -> StorageError:
+    return StorageError(
+        f"Version {version} of table {table.name} cannot be read any more: it is older than what is "
+        "kept (`keep:` in the dataset file); let a new run work from the newest version."
+    )
+
+
+def log_entry(table: Table, version: int) -> str:
+    """Where a version stands in the table's log."""
+    return storage.join(table.url, LOG, f"{version:020d}.json")
 
 
 def current_version(table: Table) -> int | None:
     """The newest version, or None where there is no table yet."""
     opened = open_table(table)
     return None if opened is None else opened.version()
+
+
+def count_rows(table: Table, version: int | None = None, partition: str | None = None) -> int:
+    """Rows of a version, or of one partition, from the log alone: no data file is read."""
+    opened = open_table(table, version)
+    if opened is None:
+        return 0
+    actions = pa.table(opened.get_add_actions(flatten=True))
+    if partition is not None:
+        actions = actions.filter(pc.equal(actions[f"partition.{table.partition_by}"], partition))
+    return int(pc.sum(actions["num_records"]).as_py() or 0)
+
+
+def file_rows(table: Table, version: int | None = None) -> list[tuple[str, int]]:
+    """The files of a version with their numbers of rows, from the log alone."""
+    opened = open_table(table, version)
+    if opened is None:
+        return []
+    actions = pa.table(opened.get_add_actions(flatten=True))
+    counts = zip(actions["path"].to_pylist(), actions["num_records"].to_pylist(), strict=True)
+    rows = {file_name(unquote(path)): count for path, count in counts}
+    return [(url, rows[file_name(url)]) for url in urls_of(opened, None)]
 
 
 def erased_files(table: Table) -> dict[str, list[str]]:
@@ -159,6 +204,13 @@ def grouped_urls(table: Table, opened: DeltaTable) -> dict[str | None, list[str]
     for url in urls_of(opened, None):
         found.setdefault(partition_of[file_name(url)], []).append(url)
     return found
+
+
+def file_sizes(opened: DeltaTable) -> dict[str, int]:
+    """Bytes of the files of an opened version, by file_name; from the log alone."""
+    actions = pa.table(opened.get_add_actions(flatten=True))
+    sizes = zip(actions["path"].to_pylist(), actions["size_bytes"].to_pylist(), strict=True)
+    return {file_name(unquote(path)): size for path, size in sizes}
 
 
 def slice_of(table: Table, partition: str | None, operator: str = "=") -> Slice | None:

@@ -11,7 +11,8 @@ SightlineError
 ├── PhotoRefused       a photo that somebody has handed in cannot be looked at
 └── AirflowUnavailable the local Airflow did not start or did not answer
 
-None of them is mended by trying again at once, so a task that raises one fails without a retry.
+None of them is mended by trying again at once, so a task that raises one fails without a retry; but for an
+object store that did not answer, whose StorageError says so: `may_pass`.
 """
 
 from typing import Any
@@ -21,6 +22,8 @@ REFUSED = "sightline refused: "  # begins the line in a Spark job's log that tel
 
 class SightlineError(Exception):
     """Base of every error that Sightline raises on purpose."""
+
+    may_pass = False  # whether another try may mend it
 
 
 class ConfigError(SightlineError):
@@ -33,6 +36,10 @@ class SourceError(SightlineError):
 
 class StorageError(SightlineError):
     """A table or file cannot be read or written."""
+
+    def __init__(self, message: str, may_pass: bool = False) -> None:
+        super().__init__(message)
+        self.may_pass = may_pass
 
 
 class WeightsError(SightlineError):

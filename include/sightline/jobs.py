@@ -67,6 +67,8 @@ def _guard(task: str, stage: Callable[..., None], dataset: str) -> None:
     try:
         _run(task, stage, dataset)
     except SightlineError as error:
+        if error.may_pass:
+            raise
         _refuse(error)
     except Exception as error:
         if "No space left on device" not in str(error):

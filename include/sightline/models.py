@@ -17,7 +17,15 @@ import pyarrow as pa
 from deltalake import DeltaTable
 from safetensors.numpy import load, save
 
-from sightline import __version__, exclusions, label_overrides, provenance, storage, tables
+from sightline import (
+    __version__,
+    compaction,
+    exclusions,
+    label_overrides,
+    provenance,
+    storage,
+    tables,
+)
 from sightline.catalog import Catalog
 from sightline.classifiers import Classifier, Pca, arrays_of, pack, unpack
 from sightline.config import DatasetSpec
@@ -47,8 +55,8 @@ class Plan:
 
 def make_plan(spec: DatasetSpec, catalog: Catalog, backbone_id: str) -> Plan:
     """Fix the inputs of a training run at their present versions."""
-    images = tables.current_version(catalog.images) or 0
-    features = tables.current_version(catalog.features) or 0
+    images = compaction.data_version(catalog.images) or 0
+    features = compaction.data_version(catalog.features) or 0
     parts = [spec.backbone, spec.reduce, spec.split, spec.labels, spec.train, spec.fine_tune]
     settings = [None if part is None else part.model_dump(mode="json") for part in parts]
     overrides_version = tables.current_version(catalog.label_overrides)
@@ -197,6 +205,20 @@ def read_model(catalog: Catalog, version: str) -> dict[str, Any] | None:
 def write_model(catalog: Catalog, model: dict[str, Any]) -> None:
     """Write a model's model.json."""
     storage.write_json(_json_url(catalog, model["version"]), model)
+
+
+def is_retired(model: dict[str, Any]) -> bool:
+    """Whether maintenance has removed the weights of an old model."""
+    return "retired_at" in model
+
+
+def refuse_retired(model: dict[str, Any]) -> None:
+    """TrainingError where a model's weights are gone."""
+    if is_retired(model):
+        raise TrainingError(
+            f"Model {model['version']} of {model['dataset']} was retired on {model['retired_at'][:10]}: its "
+            "weights are gone (`keep: models` in the dataset file says how many stay)."
+        )
 
 
 def taken_down_sentences(model: dict[str, Any]) -> list[str]:

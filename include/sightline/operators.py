@@ -104,9 +104,15 @@ class StageOperator(TableLineage, PythonOperator):
             with ledger.recording(catalog, task) as record:
                 result = self.stage(Work(spec, catalog, task, record, context))
         except SightlineError as error:
-            raise AirflowFailException(str(error)) from None
+            raise failure_of(error) from None
         log.info("%s finished in %.1f s: %s", self.task_id, record.seconds, record.counts)
         return result
+
+
+def failure_of(error: SightlineError) -> AirflowException:
+    """What a task fails with: without another try, but where one may mend it."""
+    kind = AirflowException if error.may_pass else AirflowFailException
+    return kind(str(error))
 
 
 class SparkStageOperator(TableLineage, SparkSubmitOperator):

@@ -5,6 +5,7 @@ a Spark stage is a program in spark_jobs/. Stages are imported inside tasks, so 
 """
 
 import logging
+import os
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
@@ -98,6 +99,24 @@ def wait_for_runs() -> Any:
         return not _count_runs(ti, params["dataset"], ("ingest", "train", "predict"))
 
     return wait()
+
+
+def clean_machine() -> Any:
+    """A task that removes what is of no dataset: old logs, and what killed Spark drivers have left."""
+
+    @task(task_id="clean_machine")
+    def clean() -> None:
+        """Removes logs of months ago, and what killed Spark drivers have left on this machine."""
+        from airflow.sdk.configuration import conf
+
+        from sightline import maintenance
+
+        logs = maintenance.remove_old_logs(conf.get("logging", "base_log_folder"))
+        folders = os.environ.get("SPARK_LOCAL_DIRS", "").split(",")
+        scratch = maintenance.clean_scratch(filter(None, folders))
+        log.info("%d logs of long ago and %d folders of killed drivers are removed", logs, scratch)
+
+    return clean()
 
 
 def _count_runs(ti: Any, dataset: str, kinds: tuple[str, ...]) -> int:

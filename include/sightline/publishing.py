@@ -76,8 +76,10 @@ def roll_back(catalog: Catalog, version: str | None, by: str, reason: str) -> tu
         )
     if wanted == past.line[-1]:
         raise ConfigError(f"Model {wanted} is the champion of {catalog.dataset} already.")
-    if models.read_model(catalog, wanted) is None:
+    model = models.read_model(catalog, wanted)
+    if model is None:
         raise TrainingError(f"Model {wanted} of {catalog.dataset} is no longer on storage.")
+    models.refuse_retired(model)
     models.crown(catalog, wanted, ROLLED_BACK, by, reason)
     return past.line[-1], wanted
 
@@ -94,6 +96,7 @@ def promote(catalog: Catalog, version: str, by: str, reason: str) -> str | None:
         raise ConfigError(
             f"Say why model {version} is to serve: the reason is kept in the history."
         )
+    models.refuse_retired(model)
     if "accuracy" not in model["metrics"]:
         raise TrainingError(
             f"Model {version} has not been evaluated; clear task evaluate of its run."

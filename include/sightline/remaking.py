@@ -125,6 +125,7 @@ def _find(catalog: Catalog, version: str) -> dict[str, Any]:
     if model is None:
         known = ", ".join(models.list_versions(catalog)) or "none"
         raise ConfigError(f"Dataset {catalog.dataset} has no model {version!r}. Known: {known}.")
+    models.refuse_retired(model)
     if not tables.count_rows(catalog.predictions, partition=version):
         raise TrainingError(
             f"Model {version} of {catalog.dataset} has no test predictions to compare with; clear task "

@@ -41,7 +41,7 @@ def remove_images(asked: argparse.Namespace) -> int:
     wanted = take_down.make_asked(asked.image_id, asked.uri, asked.author, asked.licence)
     settings, catalog = load_settings(), open_catalog(asked.dataset)
     with dataset_run.only_run_of(settings, asked.dataset):
-        _refuse_while_running(settings, asked.dataset)
+        refuse_while_running(settings, asked.dataset)
         done = take_down.take_down(catalog, wanted, asked.reason, getpass.getuser())
     for request in done:
         say(take_down.describe(catalog, request))
@@ -72,7 +72,7 @@ def readmit(asked: argparse.Namespace) -> int:
     return OK
 
 
-def _refuse_while_running(settings: Settings, dataset: str) -> None:
+def refuse_while_running(settings: Settings, dataset: str) -> None:
     """AirflowUnavailable where the local Airflow has a run of the dataset under way."""
     server = local_airflow.running_server(settings)
     if server is None:

@@ -3,8 +3,12 @@
 from contextlib import suppress
 
 import pyarrow as pa
-from deltalake import DeltaTable, Schema
+from deltalake import DeltaTable, PostCommitHookProperties, Schema
 from deltalake.exceptions import CommitFailedError
+
+# Of every commit. Else delta-rs forgets versions after 30 days, which models name: log_cleaning.py knows
+# which may go.
+KEEP_LOG = PostCommitHookProperties(cleanup_expired_logs=False)
 
 
 def missing_columns(opened: DeltaTable, schema: pa.Schema) -> list[str]:
@@ -19,6 +23,6 @@ def add_missing_columns(opened: DeltaTable, schema: pa.Schema) -> None:
     while missing:
         fields = Schema.from_arrow(pa.schema([schema.field(name) for name in missing])).fields
         with suppress(CommitFailedError):  # another writer came first; look at what it has left
-            opened.alter.add_columns(fields)
+            opened.alter.add_columns(fields, post_commithook_properties=KEEP_LOG)
         opened.update_incremental()
         missing = missing_columns(opened, schema)

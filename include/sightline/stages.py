@@ -252,6 +252,13 @@ def take_down(work: Work) -> None:
     work.record.wrote(work.catalog.tombstones)
 
 
+def maintain(work: Work) -> None:
+    """Retires old models, merges small files, removes what no table, model or running task needs any more."""
+    from sightline import maintenance
+
+    work.record.counts = maintenance.maintain(work.spec, work.catalog).counts
+
+
 def report_study(work: Work) -> None:
     """Writes the page of the scaling study: a table and plots that work without a network."""
     from sightline.reporting import study

@@ -154,6 +154,8 @@ def _model_row(
         note += f": {entry['reason']}" if entry["reason"] else ""
     elif version in past.line:
         standing, note = "champion" if version == past.line[-1] else "was champion", ""
+    if models.is_retired(model):
+        note = f"{note}; retired on {model['retired_at'][:10]}".removeprefix("; ")
     return ModelRow(
         version=version,
         kind=model.get("kind", models.HEAD),

@@ -123,11 +123,48 @@ def _replacing(url: str, target: Path) -> Iterator[Path]:
         raise StorageError(f"Cannot write {url}: {error.strerror or error}.") from error
 
 
+def failure(what: str, url: str, error: Exception) -> StorageError:
+    """What to raise where something cannot be done at a URL. An object store may answer the next time; a
+    disk that is full or may not be written stays so."""
+    return StorageError(f"Cannot {what} at {url}: {error}.", may_pass=not is_local(url))
+
+
 def modified_at(url: str) -> datetime:
     """When a file was written."""
     fs, path = filesystem(url)
     modified: datetime = fs.modified(path)
     return modified.astimezone(UTC)
+
+
+def files_below(url: str) -> dict[str, datetime]:
+    """Every file below a folder, by its path in it, with when it was written; none without a folder."""
+    fs, root = filesystem(url)
+    found: dict[str, dict[str, Any]] = fs.find(root, detail=True)
+    return {path.removeprefix(root).lstrip("/"): written_at(entry) for path, entry in found.items()}
+
+
+def written_at(entry: dict[str, Any]) -> datetime:
+    """When a file was written, from its entry in a listing."""
+    if "LastModified" in entry:  # s3
+        return datetime.fromisoformat(str(entry["LastModified"])).astimezone(UTC)
+    return datetime.fromtimestamp(entry["mtime"], UTC)
+
+
+def remove_file(url: str) -> None:
+    """Remove a file; nothing happens where there is none."""
+    fs, path = filesystem(url)
+    with suppress(FileNotFoundError):
+        fs.rm_file(path)
+
+
+def remove_empty_folders(url: str, before: datetime) -> None:
+    """Remove folders below one that hold nothing since a moment; an object store has none."""
+    if not is_local(url):
+        return
+    for folder, _, _ in os.walk(filesystem(url)[1], topdown=False):
+        with suppress(OSError):  # it is not empty, or gone
+            if Path(folder).stat().st_mtime < before.timestamp():
+                Path(folder).rmdir()
 
 
 def read_json(url: str) -> Any:

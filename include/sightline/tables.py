@@ -6,7 +6,8 @@ version of the table, and decide again when another writer was faster:
 
 append_new         rows with a key: a key that the table holds already is dropped
 replace_partition  a slice: the whole slice is exchanged, by the writer whose claim still stands
-exchange           a slice, by what is made of its files; removals.py takes rows out in this way
+exchange           files of a slice, by what is made of them: rows taken out (removals.py), or few large
+                   files of many small ones (compaction.py)
 """
 
 import json
@@ -14,10 +15,9 @@ import logging
 import random
 import time
 import uuid
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import unquote
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -25,16 +25,18 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 from deltalake import CommitProperties, DeltaTable, Schema, Transaction
 from deltalake.exceptions import CommitFailedError, DeltaError
-from deltalake.transaction import AddAction, create_table_with_add_actions
+from deltalake.transaction import AddAction, RemoveAction, create_table_with_add_actions
 
 from sightline import storage
 from sightline.delta import (
     Slice,
     Table,
+    count_rows,
     current_version,
     dataset_of,
     erased_files,
     file_name,
+    file_rows,
     literal,
     open_table,
     query,
@@ -44,14 +46,16 @@ from sightline.delta import (
     urls_of,
 )
 from sightline.errors import StorageError
-from sightline.schema_evolution import add_missing_columns
+from sightline.schema_evolution import KEEP_LOG, add_missing_columns
 
 __all__ = [
     "Table",
+    "count_rows",
     "current_version",
     "dataset_of",
     "erased_files",
     "file_name",
+    "file_rows",
     "literal",
     "open_table",
     "query",
@@ -88,28 +92,6 @@ def file_urls(table: Table, version: int | None = None, partition: str | None = 
     if opened is None:
         return []
     return sorted(urls_of(opened, slice_of(table, partition)))
-
-
-def count_rows(table: Table, version: int | None = None, partition: str | None = None) -> int:
-    """Rows of a version, or of one partition, from the log alone: no data file is read."""
-    opened = open_table(table, version)
-    if opened is None:
-        return 0
-    actions = pa.table(opened.get_add_actions(flatten=True))
-    if partition is not None:
-        actions = actions.filter(pc.equal(actions[f"partition.{table.partition_by}"], partition))
-    return int(pc.sum(actions["num_records"]).as_py() or 0)
-
-
-def file_rows(table: Table, version: int | None = None) -> list[tuple[str, int]]:
-    """The files of a version with their numbers of rows, from the log alone."""
-    opened = open_table(table, version)
-    if opened is None:
-        return []
-    actions = pa.table(opened.get_add_actions(flatten=True))
-    counts = zip(actions["path"].to_pylist(), actions["num_records"].to_pylist(), strict=True)
-    rows = {file_name(unquote(path)): count for path, count in counts}
-    return [(url, rows[file_name(url)]) for url in urls_of(opened, None)]
 
 
 def count_file_rows(urls: list[str]) -> int:
@@ -183,12 +165,10 @@ def write_batches(table: Table, batches: Iterable[pa.RecordBatch]) -> list[str]:
             if written_bytes > FILE_BYTES:
                 _close(writer, sink)
                 writer = None
-    except (
-        ConnectionError
-    ):  # of the source that the batches come from, or of the store: it may pass
+    except ConnectionError:  # of the batches' source, or of the store: it may pass
         raise
     except OSError as error:
-        raise StorageError(f"Cannot write table {table.name} at {folder}: {error}.") from error
+        raise storage.failure(f"write table {table.name}", folder, error) from error
     finally:
         if writer is not None:
             _close(writer, sink)
@@ -275,19 +255,23 @@ def exchange(
     rewrite: Callable[[list[str]], list[str] | None],
     writer: Writer,
 ) -> None:
-    """Exchange a partition for what `rewrite` makes of its files (None: leave it), in one commit; it is
-    asked again when another commit came first. Files that it returns are new ones.
+    """Exchange a partition's files for what `rewrite` makes of them (None: leave it), in one commit; it is
+    asked again when another commit came first. Files that it returns are new ones, or stay.
     """
     for opened in _versions(table):
-        replaced = slice_of(table, partition)
-        urls = rewrite(urls_of(opened, replaced))
-        if urls is None:
+        before = urls_of(opened, slice_of(table, partition))
+        after = rewrite(before)
+        if after is None:
             return
-        actions = [_add_action(table, url, partition) for url in urls]
+        new = [url for url in after if url not in before]
+        actions: list[AddAction | RemoveAction] = [
+            _add_action(table, url, partition) for url in new
+        ]
+        actions += [_remove_action(table, url, partition) for url in before if url not in after]
         transaction = (opened.transaction_version(writer.identity) or 0) + 1
-        if _commit(opened, table, actions, "overwrite", writer, transaction, replaced):
+        if _commit(opened, table, actions, "append", writer, transaction, None):
             return
-        _discard(table, urls)
+        _discard(table, new)
     raise _too_busy(table)
 
 
@@ -330,13 +314,13 @@ def _create(table: Table) -> None:
         )
     except (DeltaError, OSError) as error:
         if open_table(table) is None:  # not merely created by another writer in the meantime
-            raise StorageError(f"Cannot create {table.name} at {table.url}: {error}.") from error
+            raise storage.failure(f"create {table.name}", table.url, error) from error
 
 
 def _commit(
     opened: DeltaTable,
     table: Table,
-    actions: list[AddAction],
+    actions: Sequence[AddAction | RemoveAction],
     mode: str,
     writer: Writer,
     transaction: int,
@@ -350,12 +334,13 @@ def _commit(
     )
     try:
         opened.create_write_transaction(
-            actions,  # type: ignore[arg-type]
+            list(actions),
             mode,
             table.schema,
             partition_by=[table.partition_by] if table.partition_by else None,
             partition_filters=replaced,
             commit_properties=properties,
+            post_commithook_properties=KEEP_LOG,
         )
     except CommitFailedError:
         return False
@@ -375,6 +360,16 @@ def _add_action(table: Table, url: str, partition: str | None) -> AddAction:
         modification_time=int(time.time() * 1000),
         data_change=True,
         stats=json.dumps({"numRecords": rows}),
+    )
+
+
+def _remove_action(table: Table, url: str, partition: str | None) -> RemoveAction:
+    root, path = (storage.filesystem(one)[1] for one in (table.url, url))
+    return RemoveAction(
+        path=path.removeprefix(root).lstrip("/"),
+        data_change=True,
+        deletion_timestamp=int(time.time() * 1000),
+        partition_values={table.partition_by: partition} if table.partition_by else {},
     )
 
 

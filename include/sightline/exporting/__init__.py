@@ -70,6 +70,7 @@ def _find_model(catalog: Catalog, version: str | None) -> dict[str, Any]:
             f"Dataset {catalog.dataset} has no model {version!r}; 'sightline models "
             f"{catalog.dataset}' lists them."
         )
+    models.refuse_retired(model)
     return model
 
 

@@ -1,0 +1,1 @@
+"""What happens when things break: processes killed, disks full, a store that misbehaves, tasks run twice."""
