@@ -1,6 +1,6 @@
 # What one does with Sightline; `make help` lists it.
 .DEFAULT_GOAL := help
-.PHONY: help demo run backfill serve up down status test test-slow test-nightly check bench environment development peers lock
+.PHONY: help demo run backfill serve up down status test test-slow test-nightly test-cluster check bench environment development cluster jars peers lock
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -35,6 +35,9 @@ test-slow: development ## a real Airflow, trainings in several processes, studie
 test-nightly: development ## the founding datasets and a month's backfill, whole (25 minutes)
 	@.venv/bin/pytest -m nightly $(ARGS)
 
+test-cluster: cluster ## Postgres, Spark's master with two workers, S3 of this machine: whole runs on them (6 minutes)
+	@.venv/bin/pytest -m cluster $(ARGS)
+
 check: development ## ruff and mypy
 	@.venv/bin/ruff check && .venv/bin/ruff format --check && .venv/bin/mypy
 
@@ -46,6 +49,12 @@ environment:
 
 development:
 	@scripts/environment.sh development
+
+cluster:
+	@scripts/environment.sh cluster
+
+jars: ## what Spark needs for S3 and lineage beside its own jars, from Maven Central
+	@scripts/environment.sh jars
 
 peers:
 	@scripts/environment.sh peers

@@ -3,6 +3,8 @@
 #
 #   scripts/environment.sh                 what Sightline runs on
 #   scripts/environment.sh development     and what its tests and checks need
+#   scripts/environment.sh jars            what Spark needs for S3 and lineage, in .sightline/jars
+#   scripts/environment.sh cluster         and what the tests of a cluster need: these jars, Postgres
 #   scripts/environment.sh peers           the benchmarks' peers, in .sightline/peers and .sightline/peers-fetch
 #   scripts/environment.sh lock            writes the lock files anew from requirements*.in
 #
@@ -20,12 +22,19 @@ main() {
     case ${1:-} in
     lock) write_locks ;;
     peers) make_peers ;;
+    jars) make_jars ;;
+    cluster)
+        make_environment
+        add_development
+        add_postgres
+        make_jars || echo "The tests of a cluster are skipped." >&2
+        ;;
     development)
         make_environment
         add_development
         ;;
     "") make_environment ;;
-    *) fail "scripts/environment.sh knows 'development', 'peers' and 'lock', not '$1'." ;;
+    *) fail "scripts/environment.sh knows 'development', 'jars', 'cluster', 'peers' and 'lock', not '$1'." ;;
     esac
 }
 
@@ -73,15 +82,45 @@ add_browser() {
     command -v chromium >/dev/null || command -v chromium-browser >/dev/null && return
     if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
         echo "Debian's Chromium, for the tests of the pages ..."
-        install_browser >>"$LOG" 2>&1 && return
+        install_debian chromium >>"$LOG" 2>&1 && return
     fi
     echo "There is no Chromium here, so the tests of the pages in a browser are skipped." >&2
 }
 
-install_browser() {
+install_debian() {
     export DEBIAN_FRONTEND=noninteractive
     apt-get update
-    apt-get install -y --no-install-recommends chromium
+    apt-get install -y --no-install-recommends "$@"
+}
+
+# For the tests of a cluster, which are skipped where there is none.
+add_postgres() {
+    compgen -G '/usr/lib/postgresql/*/bin/initdb' >/dev/null && return
+    if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
+        echo "Debian's Postgres, for the tests of a cluster ..."
+        install_debian postgresql >>"$LOG" 2>&1 && return
+    fi
+    echo "There is no Postgres here, so the tests of a cluster are skipped." >&2
+}
+
+# Into a new folder first: one that stands is whole.
+make_jars() {
+    local place=${SIGHTLINE_JARS:-$STATE/jars} wanted
+    wanted=$(hash_of deploy/jars/pom.xml)
+    [ "$(cat "$place/.stamp" 2>/dev/null)" = "$wanted" ] && return
+    if ! command -v mvn >/dev/null && [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
+        step "Maven from the system's packages" install_debian maven
+    fi
+    rm -rf "$place.new"
+    echo "Spark's jars for S3 and lineage, from Maven Central ..."
+    if ! mvn --batch-mode --quiet --file deploy/jars/pom.xml dependency:copy-dependencies \
+        -DincludeScope=runtime "-DoutputDirectory=$(realpath -m "$place.new")" >>"$LOG" 2>&1; then
+        echo "Maven does not get Spark's jars ($(grep -m 1 -o 'Could not .*' "$LOG" || echo "see $LOG"))." >&2
+        return 1
+    fi
+    echo "$wanted" >"$place.new/.stamp"
+    rm -rf "$place"
+    mv "$place.new" "$place"
 }
 
 # What the benchmarks compare with may not share an environment with Airflow; img2dataset imports what it

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sightline.settings import Settings
+from sightline.spark_cluster import is_local
 
 HOST = "127.0.0.1"
 USER = "admin"
@@ -86,7 +87,7 @@ def airflow_environment(settings: Settings, port: int) -> dict[str, str]:
         if not name.startswith("AIRFLOW__")
         and name not in ("AIRFLOW_HOME", "AIRFLOW_CONFIG", "SPARK_HOME", "PYTHONHOME")
     }
-    spark = f"local[{_cores()},{TASK_FAILURES}]"
+    spark = settings.spark_master or f"local[{_cores()},{TASK_FAILURES}]"
     programs = str(Path(sys.executable).parent)
     keys = json.loads(_secrets_file(airflow_places(settings)).read_text())
     options = {**_options(settings, port), **_secret_options(keys)}
@@ -99,8 +100,10 @@ def airflow_environment(settings: Settings, port: int) -> dict[str, str]:
             {"conn_type": "spark", "host": spark, "extra": {"deploy-mode": "client"}}
         ),
         "PATH": os.pathsep.join([programs, os.environ.get("PATH", os.defpath)]),
-        "PYSPARK_PYTHON": sys.executable,  # else Spark's workers start the system's python
-        "SPARK_LOCAL_IP": HOST,  # else Spark binds the machine's outer address
+        # Else Spark's workers start the system's python; those of a cluster may have theirs elsewhere.
+        "PYSPARK_PYTHON": inherited.get("PYSPARK_PYTHON", sys.executable),
+        "PYSPARK_DRIVER_PYTHON": sys.executable,
+        **_spark_address(spark),
         "DO_NOT_TRACK": "1",
         # Else each event tells the checkout's origin as git has it, a login in it included.
         "OPENLINEAGE__FACETS__SOURCE_CODE_LOCATION__DISABLED": "true",
@@ -125,7 +128,7 @@ def _options(settings: Settings, port: int) -> dict[str, str]:
         # look-up in each heartbeat.
         "core__hostname_callable": "builtins.str",
         "core__min_serialized_dag_update_interval": "5",
-        "database__sql_alchemy_conn": f"sqlite:///{places.home}/airflow.db",
+        **_database(settings),
         "logging__base_log_folder": str(places.home / "logs"),
         "api__host": HOST,
         "api__port": str(port),
@@ -144,9 +147,7 @@ def _options(settings: Settings, port: int) -> dict[str, str]:
         # Not in a fork: delta-rs cannot be used in one of a process that has used it.
         "openlineage__execute_in_thread": "True",
         "openlineage__execution_timeout": "60",  # seconds; a busy laptop is slow, not broken
-        "openlineage__transport": json.dumps(
-            {"type": "file", "log_file_path": str(places.lineage), "append": True}
-        ),
+        **_lineage(settings),
     }
 
 
@@ -158,12 +159,41 @@ def _secret_options(keys: dict[str, str]) -> dict[str, str]:
     }
 
 
+def _database(settings: Settings) -> dict[str, str]:
+    """One driver serves both ways of asking, so both have the same address."""
+    address = settings.database or f"sqlite:///{airflow_places(settings).home}/airflow.db"
+    options = {"database__sql_alchemy_conn": address}
+    if settings.database:
+        options["database__sql_alchemy_conn_async"] = address
+    return options
+
+
+def _lineage(settings: Settings) -> dict[str, str]:
+    """Events go to a server, and Spark's jobs name the task that is their parent; else into a file."""
+    if settings.lineage_url:
+        return {
+            "openlineage__transport": json.dumps({"type": "http", "url": settings.lineage_url}),
+            "openlineage__spark_inject_parent_job_info": "True",
+        }
+    log_file_path = str(airflow_places(settings).lineage)
+    transport = {"type": "file", "log_file_path": log_file_path, "append": True}
+    return {"openlineage__transport": json.dumps(transport)}
+
+
+def _spark_address(master: str) -> dict[str, str]:
+    """In local mode Spark would bind the machine's outer address; a cluster must reach the driver there."""
+    return {"SPARK_LOCAL_IP": HOST} if is_local(master) else {}
+
+
 def _data_settings(settings: Settings) -> dict[str, str]:
     return {
         "SIGHTLINE_HOME": str(settings.home),
         "SIGHTLINE_STORAGE": settings.storage,
         "SIGHTLINE_DATASETS": str(settings.datasets),
         "SIGHTLINE_STATE": str(settings.state),
+        "SIGHTLINE_JARS": str(settings.jars),
+        "SIGHTLINE_SPARK_MASTER": settings.spark_master,
+        "SIGHTLINE_LINEAGE_URL": settings.lineage_url,
     }
 
 

@@ -35,6 +35,8 @@ def settings_of(settings: Settings) -> dict[str, str]:
         "SIGHTLINE_STORAGE": settings.storage,
         "SIGHTLINE_DATASETS": str(settings.datasets),
         "SIGHTLINE_DAGS": str(airflow_places(settings).dags),
+        "SIGHTLINE_SPARK_MASTER": settings.spark_master,
+        "SIGHTLINE_LINEAGE_URL": settings.lineage_url,
     }
 
 
@@ -79,10 +81,11 @@ def broken_part(settings: Settings, server: Server) -> str | None:
 def refuse_other_settings(settings: Settings, server: Server) -> None:
     """A server that was started for other folders would write to them."""
     for name, value in settings_of(settings).items():
-        if server.settings[name] != value:
+        running = server.settings.get(name, "")
+        if running != value:
             raise AirflowUnavailable(
-                f"The local Airflow that is running has {name} {server.settings[name]}, but this "
-                f"command has {value}; stop it with 'make down' first."
+                f"The local Airflow that is running has {name} {running or 'unset'}, but this "
+                f"command has {value or 'none'}; stop it with 'make down' first."
             )
 
 

@@ -37,6 +37,10 @@ READY_SECONDS = 240
 
 def migrate_database(settings: Settings) -> None:
     """Make or upgrade Airflow's database; nothing happens where it is up to date."""
+    if settings.database:
+        prepare_home(settings)
+        _run_to_end(settings, ["db", "migrate"], airflow_environment(settings, port=8080))
+        return
     home = airflow_places(settings).home
     version = importlib.metadata.version("apache-airflow-core")
     migrated, database = home / "migrated", home / "airflow.db"

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import pyarrow as pa
 
-from sightline import storage, tables
+from sightline import spark_cluster, storage, tables
 from sightline.settings import load_settings
 from sightline.tables import Table
 
@@ -60,7 +60,11 @@ def submit_conf(quick: bool = True) -> dict[str, str]:
     archive = class_archive()
     if archive.exists():
         options += [f"-XX:SharedArchiveFile={archive}", "-Xlog:disable", "-Xlog:all=error:stderr"]
-    return {**CONF, "spark.driver.extraJavaOptions": " ".join(options)}
+    started = {
+        "spark.driver.extraJavaOptions": " ".join(options),
+        "spark.executor.extraJavaOptions": " ".join(QUICK_JVM if quick else QUICK_JVM[:1]),
+    }
+    return {**CONF, **started, **spark_cluster.cluster_conf(load_settings())}
 
 
 def start_session(name: str) -> "SparkSession":
@@ -68,13 +72,15 @@ def start_session(name: str) -> "SparkSession":
     from pyspark.sql import SparkSession
 
     logging.getLogger("py4j").setLevel(logging.WARNING)  # it tells of each connection that it ends
-    os.environ.setdefault("SPARK_LOCAL_IP", "127.0.0.1")
+    master = load_settings().spark_master or "local[*]"
+    if spark_cluster.is_local(master):
+        os.environ.setdefault("SPARK_LOCAL_IP", "127.0.0.1")
     os.environ.setdefault(
         "PYSPARK_PYTHON", sys.executable
     )  # else workers start the system's python
     builder = SparkSession.builder.appName(name)
     if "SPARK_ENV_LOADED" not in os.environ and "SPARK_REMOTE" not in os.environ:
-        builder = builder.master(os.environ.get("SIGHTLINE_SPARK_MASTER", "local[*]"))
+        builder = builder.master(master)
     told = _told_to_spark_submit()
     for key, value in CONF.items():
         if key not in told:

@@ -1,0 +1,119 @@
+"""What spark-submit is told where Spark runs on other machines, where tables lie on S3, and where lineage
+goes to a server; nothing on a laptop.
+
+Each machine of a cluster has the locked packages and the store's keys (its environment or its role); the
+library itself travels with each job, so that a job and its executors never differ. Keys are never among
+the settings: those stand on a command line.
+"""
+
+import hashlib
+import os
+import zipfile
+from pathlib import Path
+
+from sightline.errors import StorageError
+from sightline.settings import Settings
+
+LISTENER = "io.openlineage.spark.agent.OpenLineageSparkListener"
+# A table is one dataset, whichever of its folders a job has written.
+FILES_OF_A_TABLE = "(?<remove>/(files-[0-9a-f]{32}|part-[^/]*).*)"
+
+
+def cluster_conf(settings: Settings) -> dict[str, str]:
+    """The settings for spark-submit; StorageError where a jar is missing."""
+    conf = {**_library(settings), **_object_store(settings), **_lineage(settings)}
+    jars = _jars(settings)
+    return {**conf, "spark.jars": ",".join(map(str, jars))} if jars else conf
+
+
+def is_local(master: str) -> bool:
+    """Whether a master is this machine's own cores."""
+    return not master or master.startswith("local")
+
+
+def make_library(settings: Settings) -> Path:
+    """The library as a zip file, named by what it holds; workers import from it."""
+    package = Path(__file__).parent
+    files = [path for path in sorted(package.rglob("*")) if _is_shipped(path)]
+    names = [str(path.relative_to(package.parent)) for path in files]
+    digest = hashlib.sha256()
+    for name, path in zip(names, files, strict=True):
+        digest.update(f"{name}\0{hashlib.sha256(path.read_bytes()).hexdigest()}\0".encode())
+    archive = settings.state / "library" / f"sightline-{digest.hexdigest()[:12]}.zip"
+    if not archive.exists():
+        archive.parent.mkdir(parents=True, exist_ok=True)
+        beside = archive.with_name(f".{archive.name}.{os.getpid()}")
+        with zipfile.ZipFile(beside, "w", zipfile.ZIP_DEFLATED) as stream:
+            for name, path in zip(names, files, strict=True):
+                stream.writestr(zipfile.ZipInfo(name), path.read_bytes(), zipfile.ZIP_DEFLATED)
+        beside.replace(archive)
+    return archive
+
+
+def _is_shipped(path: Path) -> bool:
+    return path.is_file() and "__pycache__" not in path.parts
+
+
+def _library(settings: Settings) -> dict[str, str]:
+    if is_local(settings.spark_master):
+        return {}
+    archive = make_library(settings)
+    return {
+        # An executor gets it into its own folder before its first task. Of --py-files, Spark would tell the
+        # workers alone, and not the daemon that forks them and imports the library first.
+        "spark.files": str(archive),
+        "spark.executorEnv.PYTHONPATH": archive.name,
+    }
+
+
+def _jars(settings: Settings) -> list[Path]:
+    """What lies in the folder of jars and is needed; an image may hold them among Spark's own instead."""
+    found = sorted(settings.jars.glob("*.jar"))
+    if _is_on_s3(settings) and not any("hadoop-aws" in path.name for path in _all_jars(found)):
+        raise StorageError(
+            f"Tables lie on {settings.storage}, but Spark has no hadoop-aws to read them: let 'make jars' "
+            f"put it into {settings.jars}, or set SIGHTLINE_JARS to the folder that holds it."
+        )
+    return [
+        path
+        for path in found
+        if (settings.lineage_url if "openlineage" in path.name else _is_on_s3(settings))
+    ]
+
+
+def _all_jars(found: list[Path]) -> list[Path]:
+    import pyspark
+
+    return [*found, *(Path(pyspark.__file__).parent / "jars").glob("hadoop-aws*.jar")]
+
+
+def _object_store(settings: Settings) -> dict[str, str]:
+    if not _is_on_s3(settings):
+        return {}
+    # A folder is written by one job and read when that has ended, and a task writes one file in it, so
+    # a file may go to its place at once: on S3 each further move would be a copy.
+    conf = {"spark.hadoop.mapreduce.fileoutputcommitter.algorithm.version": "2"}
+    region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
+    if region:
+        conf["spark.hadoop.fs.s3a.endpoint.region"] = region
+    endpoint = os.environ.get("AWS_ENDPOINT_URL")
+    if endpoint:
+        conf["spark.hadoop.fs.s3a.endpoint"] = endpoint
+        conf["spark.hadoop.fs.s3a.path.style.access"] = "true"  # its buckets have no names of hosts
+    return conf
+
+
+def _lineage(settings: Settings) -> dict[str, str]:
+    if not settings.lineage_url:
+        return {}
+    return {
+        "spark.extraListeners": LISTENER,
+        "spark.openlineage.namespace": "sightline",
+        "spark.openlineage.transport.type": "http",
+        "spark.openlineage.transport.url": settings.lineage_url,
+        "spark.openlineage.dataset.removePath.pattern": FILES_OF_A_TABLE,
+    }
+
+
+def _is_on_s3(settings: Settings) -> bool:
+    return settings.storage.startswith(("s3://", "s3a://"))
