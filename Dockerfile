@@ -20,7 +20,8 @@ RUN uv pip install --quiet --python /opt/venv/bin/python --no-deps --compile-byt
 # hadoop-aws and OpenLineage's listener for Spark, which PyPI's pyspark has not.
 FROM maven:3.9-eclipse-temurin-17 AS jars
 COPY deploy/jars/pom.xml /build/
-RUN mvn --batch-mode --quiet --file /build/pom.xml dependency:copy-dependencies -DoutputDirectory=/jars
+RUN mvn --batch-mode --quiet --file /build/pom.xml dependency:copy-dependencies \
+    -DincludeScope=runtime -DoutputDirectory=/jars
 
 FROM base AS runtime
 # Debian's own pins hold the versions of bookworm; a pin of ours would break with its next security update.
