@@ -10,7 +10,7 @@ import sys
 from benchmarks import plots
 from benchmarks.measuring import HOME
 
-ORDER = ("throughput", "night", "pca", "training", "spark_overhead", "fetch", "gpu", "memory",
+ORDER = ("throughput", "cluster", "night", "pca", "training", "spark_overhead", "fetch", "gpu", "memory",
          "near_duplicates", "gallery", "serving")  # fmt: skip
 
 

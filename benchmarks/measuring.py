@@ -173,6 +173,12 @@ def cores() -> int:
     return len(os.sched_getaffinity(0))
 
 
+def core(number: int) -> int:
+    """One of these cores, as the system names it; beyond their number they begin anew."""
+    ours = sorted(os.sched_getaffinity(0))
+    return ours[number % len(ours)]
+
+
 def versions_of(packages: Iterable[str], python: str | Path = sys.executable) -> dict[str, str]:
     """Versions of packages in an interpreter's environment; those that it has not are left out."""
     code = (

@@ -123,6 +123,19 @@ SECTIONS = {
         ),
         memory_plots,
     ),
+    "cluster": Section(
+        "Workers of a cluster",
+        "featurize on Spark's standalone workers, each bound to one core, the driver beside them: two "
+        "against one, without the start of Spark.",
+        (
+            (
+                ("images_per_second", "images/s", number),
+                ("times_one_worker", "times as fast as one", number),
+                ("images_per_second_with_start", "images/s with start-up", number),
+            ),
+        ),
+        bar_plots("images_per_second", "Featurizing on a cluster", "images a second"),
+    ),
     "night": Section(
         "A night",
         "From listing to features, against the first night of all photos. A night with one new photo is "

@@ -12,7 +12,9 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from benchmarks.measuring import HOME, Run, run
+from sightline.settings import load_settings
 from sightline.spark import submit_conf
+from sightline.spark_cluster import library_conf
 from sightline.spark_workers import FETCH_WORKERS, TORCH_WORKERS
 
 DATASET = "many"
@@ -96,13 +98,13 @@ class Workplace:
         """What the DAG does before a Spark job; the counts are `None` where there is something to do."""
         return self._python(f"nothing_to_{task}", task, partition)
 
-    def submit(self, task: str, partition: str = "all") -> JobRun:
+    def submit(self, task: str, partition: str = "all", master: str = "local[*]") -> JobRun:
         """A Spark job: fetch_images or featurize."""
-        conf = submit_conf() | WORKERS[task]
+        conf = submit_conf() | WORKERS[task] | library_conf(load_settings(), master)
         command = [
             SPARK_SUBMIT,
             "--master",
-            "local[*]",
+            master,
             *(f"--conf={k}={v}" for k, v in conf.items()),
         ]
         command += [HOME / "spark_jobs" / f"{task}.py", DATASET]

@@ -15,6 +15,7 @@ FOUNDATIONS = {
     "lookup", "provenance", "column_lineage", "held_out", "parquet", "hashing", "spark_workers",
     "schema_evolution", "quality_config", "view_hashes", "image_properties", "labels_config",
     "licence_config", "spreadsheets", "delta", "removals",
+    "spark_cluster",
 }  # fmt: skip
 MIDDLE = {
     "sources", "backbones", "models", "ledger", "rejection", "principal_components", "embeddings",

@@ -72,17 +72,18 @@ def start_session(name: str) -> "SparkSession":
     from pyspark.sql import SparkSession
 
     logging.getLogger("py4j").setLevel(logging.WARNING)  # it tells of each connection that it ends
-    master = load_settings().spark_master or "local[*]"
-    if spark_cluster.is_local(master):
+    settings, conf = load_settings(), CONF
+    if spark_cluster.is_local(settings.spark_master):
         os.environ.setdefault("SPARK_LOCAL_IP", "127.0.0.1")
     os.environ.setdefault(
         "PYSPARK_PYTHON", sys.executable
     )  # else workers start the system's python
     builder = SparkSession.builder.appName(name)
     if "SPARK_ENV_LOADED" not in os.environ and "SPARK_REMOTE" not in os.environ:
-        builder = builder.master(master)
+        builder = builder.master(settings.spark_master or "local[*]")
+        conf = {**CONF, **spark_cluster.cluster_conf(settings)}
     told = _told_to_spark_submit()
-    for key, value in CONF.items():
+    for key, value in conf.items():
         if key not in told:
             builder = builder.config(key, value)
     return builder.getOrCreate()

@@ -21,7 +21,11 @@ FILES_OF_A_TABLE = "(?<remove>/(files-[0-9a-f]{32}|part-[^/]*).*)"
 
 def cluster_conf(settings: Settings) -> dict[str, str]:
     """The settings for spark-submit; StorageError where a jar is missing."""
-    conf = {**_library(settings), **_object_store(settings), **_lineage(settings)}
+    conf = {
+        **library_conf(settings, settings.spark_master),
+        **_object_store(settings),
+        **_lineage(settings),
+    }
     jars = _jars(settings)
     return {**conf, "spark.jars": ",".join(map(str, jars))} if jars else conf
 
@@ -54,8 +58,9 @@ def _is_shipped(path: Path) -> bool:
     return path.is_file() and "__pycache__" not in path.parts
 
 
-def _library(settings: Settings) -> dict[str, str]:
-    if is_local(settings.spark_master):
+def library_conf(settings: Settings, master: str) -> dict[str, str]:
+    """How the executors of a master get the library."""
+    if is_local(master):
         return {}
     archive = make_library(settings)
     return {
@@ -96,9 +101,7 @@ def _object_store(settings: Settings) -> dict[str, str]:
     region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
     if region:
         conf["spark.hadoop.fs.s3a.endpoint.region"] = region
-    endpoint = os.environ.get("AWS_ENDPOINT_URL")
-    if endpoint:
-        conf["spark.hadoop.fs.s3a.endpoint"] = endpoint
+    if os.environ.get("AWS_ENDPOINT_URL"):  # Spark takes it from there, as it does the keys
         conf["spark.hadoop.fs.s3a.path.style.access"] = "true"  # its buckets have no names of hosts
     return conf
 
