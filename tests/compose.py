@@ -24,7 +24,6 @@ OUR_IMAGE = "sightline:latest"
 HOST = "127.0.0.1"
 PROGRAMS = Path(sys.executable).parent
 DEADLINE_SECONDS = 180
-CALLED_OFF = {"tini"}
 
 
 def read_services(secrets: dict[str, str]) -> dict[str, dict[str, Any]]:

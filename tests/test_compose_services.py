@@ -7,6 +7,7 @@ import pwd
 import re
 import shutil
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -25,17 +26,19 @@ AT_ONCE = {"airflow-scheduler", "airflow-dag-processor", "airflow-triggerer", "s
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> World:
+def world() -> Iterator[World]:
     """Folders and ports for all services; secrets by the script that people use."""
     made = subprocess.run(
         [HOME / "deploy" / "make_env.sh"], capture_output=True, text=True, check=True
     )
     lines = [line for line in made.stdout.splitlines() if line and not line.startswith("#")]
     secrets = dict(line.split("=", 1) for line in lines)
-    root = tmp_path_factory.mktemp("compose")
-    for folder in ("sightline/airflow/logs", "sightline/state", "objects"):
-        (root / folder).mkdir(parents=True)
-    return World(root, compose.read_services(secrets))
+    with tempfile.TemporaryDirectory(prefix="compose-") as folder:
+        root = Path(folder)
+        root.chmod(0o755)  # Postgres' own user passes through
+        for inner in ("sightline/airflow/logs", "sightline/state", "objects"):
+            (root / inner).mkdir(parents=True)
+        yield World(root, compose.read_services(secrets))
 
 
 @pytest.fixture(scope="module")
@@ -89,9 +92,6 @@ def make_cluster(world: World) -> dict[str, Any]:
         owner = {"user": user.pw_uid, "group": user.pw_gid}
         for folder in (place, place.parent):
             shutil.chown(folder, user.pw_uid, user.pw_gid)
-        for folder in place.parents:
-            if folder.stat().st_uid == os.getuid() and str(folder).startswith("/tmp/"):
-                folder.chmod(0o755)
     programs = compose.postgres_programs()
     subprocess.run(
         [f"{programs}/initdb", "--pgdata", place, "--auth=scram-sha-256", "--username=postgres"]

@@ -7,14 +7,17 @@ from sightline.settings import load_settings
 
 
 def make_bucket(url: str) -> str | None:
-    """Make the bucket of an object store's URL; returns its name, or None where it was there or the URL is a
-    path of this machine.
+    """Make the bucket of an object store's URL; returns its name, or None where it was there, is not ours to
+    look at, or the URL is a path of this machine.
     """
     if storage.is_local(url):
         return None
     fs, path = storage.filesystem(url)
     bucket = path.split("/", 1)[0]
-    if fs.exists(bucket):
+    try:
+        if fs.exists(bucket):
+            return None
+    except PermissionError:  # keys for one prefix of it, as they should be
         return None
     fs.mkdir(bucket)
     return bucket
