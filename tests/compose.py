@@ -1,5 +1,5 @@
-"""docker-compose.yaml as processes of this machine: the same commands, variables and health checks, with hosts,
-ports and folders replaced, and nothing else.
+"""docker-compose.yaml as processes of this machine: the same commands, variables and health checks, with
+hosts, ports and folders replaced, and nothing else.
 """
 
 import os
@@ -137,7 +137,10 @@ class World:
         """The variables of a service, and nothing of this process but where programs are."""
         given = {**(image_environment() if self.is_ours(service) else {})}
         given.pop("PATH", None)
-        given |= {name: str(value) for name, value in self.services[service].get("environment", {}).items()}
+        given |= {
+            name: str(value)
+            for name, value in self.services[service].get("environment", {}).items()
+        }
         made = {name: self.here(service, value) for name, value in given.items()}
         path = os.pathsep.join([str(PROGRAMS), str(postgres_programs() or ""), os.environ["PATH"]])
         kept = {name: os.environ[name] for name in ("JAVA_HOME", "LANG") if name in os.environ}

@@ -1,4 +1,4 @@
-"""Alerts by a real Airflow: a task that fails, one whose process is killed, a night that is late, a gate's refusal."""
+"""Alerts by a real Airflow: a task fails, another's process is killed, a night is late, a gate refuses."""
 
 import json
 import os
@@ -74,7 +74,11 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Webhook, Ma
     (places / "dags" / "toys.py").write_text(TOYS)
     (places / "datasets" / "late.yaml").write_text(LATE)
     receivers = [{"webhook": "sightline_webhook"}, {"email": "team@example.org", "on": ["gate"]}]
-    with webhook_server() as webhook, mail_server() as mailbox, pytest.MonkeyPatch.context() as here:
+    with (
+        webhook_server() as webhook,
+        mail_server() as mailbox,
+        pytest.MonkeyPatch.context() as here,
+    ):
         here.setenv("AIRFLOW_CONN_SIGHTLINE_WEBHOOK", webhook.connection())
         here.setenv("AIRFLOW_CONN_SMTP_DEFAULT", mailbox.connection())
         here.setenv("AIRFLOW_VAR_SIGHTLINE_ALERTS", json.dumps(receivers))

@@ -28,7 +28,15 @@ STAGES = {
     "publishing", "validation", "reporting", "lineage", "preflight", "fine_tuning", "predicting",
     "submission", "tracking", "inspection", "label_audit", "drift",
 }  # fmt: skip
-KNOW_AIRFLOW = {"airflow_access", "alerting", "connections_check", "work", "operators", "orchestration", "stages"}
+KNOW_AIRFLOW = {
+    "airflow_access",
+    "alerting",
+    "connections_check",
+    "work",
+    "operators",
+    "orchestration",
+    "stages",
+}
 KNOW_TORCH = {
     "backbones", "featurization", "fine_tuning", "exporting", "worker_daemon", "serving",
 }  # fmt: skip

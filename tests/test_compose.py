@@ -135,7 +135,9 @@ def test_the_pools_are_those_of_the_local_airflow() -> None:
 
 
 def test_only_what_the_dockerfile_copies_can_reach_the_image() -> None:
-    copied = re.findall(r"^COPY (?!--from)(.+) \S+$", (HOME / "Dockerfile").read_text(), re.MULTILINE)
+    copied = re.findall(
+        r"^COPY (?!--from)(.+) \S+$", (HOME / "Dockerfile").read_text(), re.MULTILINE
+    )
     sources = {word.split("/")[0] for line in copied for word in line.split()}
     allowed = {
         line.removeprefix("!")
@@ -155,6 +157,10 @@ def test_interpolation_is_compose_s() -> None:
 def test_the_health_check_of_a_container_imports_nothing_slow() -> None:
     code = "import sys, sightline.health; print(sorted(m for m in sys.modules if 'sightline' in m))"
     done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=HOME / "include"
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=HOME / "include",
     )
     assert done.stdout.strip() == "['sightline', 'sightline.health']"

@@ -1,4 +1,4 @@
-"""Each service of docker-compose.yaml started by its own command as a process, healthy by its own health check,
+"""Each service of docker-compose.yaml started by its own command as a process, healthy by its own check,
 and gone by its own stop signal. Marquez is in no registry that a test may reach, so its two are left out.
 """
 
@@ -51,10 +51,7 @@ def services(world: World) -> Iterator[dict[str, Service]]:
     with ExitStack() as stack:
         started: dict[str, Service] = {}
         for name in in_order(world.services):
-            if name == "postgres":
-                options = make_cluster(world)
-            else:
-                options = {}
+            options = make_cluster(world) if name == "postgres" else {}
             started[name] = stack.enter_context(running(world, name, **options))
             if name == "prepare":
                 assert started[name].process.wait(timeout=180) == 0, started[name].tail()

@@ -17,7 +17,6 @@ from tests.conftest import write_dataset
 from tests.servers.alerts import webhook_server
 
 
-
 @pytest.fixture
 def listening() -> Iterator[int]:
     """A port where something listens."""

@@ -1,4 +1,4 @@
-"""deploy/iam-policy.json is enough for tables, and for nothing else: by a server that checks every request."""
+"""deploy/iam-policy.json is enough for tables and for nothing else, by a server that checks each request."""
 
 import json
 from collections.abc import Iterator
@@ -10,6 +10,7 @@ import pyarrow as pa
 import pytest
 from deltalake import DeltaTable, write_deltalake
 from moto.server import ThreadedMotoServer
+from s3fs import S3FileSystem
 
 from sightline import bucket, storage
 
@@ -39,7 +40,9 @@ def own_keys(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", key["AccessKeyId"])
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", key["SecretAccessKey"])
     monkeypatch.setenv("SIGHTLINE_STORAGE", f"s3://{BUCKET}/data")
+    S3FileSystem.clear_instance_cache()
     yield
+    S3FileSystem.clear_instance_cache()
     httpx.post(f"{address}/moto-api/reset-auth", content=b"1000000")
     server.stop()
 

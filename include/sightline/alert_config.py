@@ -42,13 +42,17 @@ class Alert:
     @property
     def subject(self) -> str:
         """One short line."""
-        what = {"failure": "failed", "late": "is late", "gate": "was refused by its gate"}[self.kind]
+        what = {"failure": "failed", "late": "is late", "gate": "was refused by its gate"}[
+            self.kind
+        ]
         return f"Sightline: {self.dag_id} {what}"
 
     @property
     def text(self) -> str:
         """The whole of it."""
-        return "\n".join(filter(None, [self.subject, self.sentence, f"Run {self.run_id}", self.url]))
+        return "\n".join(
+            filter(None, [self.subject, self.sentence, f"Run {self.run_id}", self.url])
+        )
 
     @property
     def page(self) -> str:
@@ -79,7 +83,11 @@ class AlertSpec(Section):
     def path_and_arguments(self) -> tuple[str, dict[str, Any]]:
         """The notifier's class and what it is made with."""
         if self.email:
-            to = {"to": self.email, "subject": "{{ alert.subject }}", "html_content": "{{ alert.page }}"}
+            to = {
+                "to": self.email,
+                "subject": "{{ alert.subject }}",
+                "html_content": "{{ alert.page }}",
+            }
             return SMTP, {**to, **self.arguments}
         if self.webhook:
             return WEBHOOK, {"connection": self.webhook, **self.arguments}

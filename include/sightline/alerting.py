@@ -1,7 +1,7 @@
 """Alerts through Airflow's notifiers: a task has failed for good, a nightly run is late, a gate has refused.
 
-Airflow calls these in the task's process, in the DAG processor where that process was killed, and by an executor
-for deadlines. One receiver that cannot be reached keeps no other from being told, and never fails a run.
+Airflow calls these in the task's process, in the DAG processor where that process was killed, and by an
+executor for deadlines. One receiver that cannot be reached keeps no other from being told, and never fails a run.
 """
 
 import logging
@@ -99,8 +99,8 @@ def load_notifier(path: str) -> Any:
 
 
 class WebhookNotifier(BaseNotifier):
-    """Posts {"text": ...}, which Slack, Mattermost and others take, to the address that a connection keeps as its
-    password: an address of that kind is a secret.
+    """Posts {"text": ...}, which Slack, Mattermost and others take, to the address that a connection keeps as
+    its password: an address of that kind is a secret.
     """
 
     def __init__(self, connection: str) -> None:
@@ -111,7 +111,9 @@ class WebhookNotifier(BaseNotifier):
         """Send it; ConfigError never holds the address."""
         address = Connection.get(self.connection).password
         if not address:
-            raise ConfigError(f"Connection {self.connection} has no password, which is the address.")
+            raise ConfigError(
+                f"Connection {self.connection} has no password, which is the address."
+            )
         try:
             answer = httpx.post(
                 address, json={"text": context["alert"].text}, timeout=TIMEOUT_SECONDS

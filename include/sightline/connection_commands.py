@@ -1,4 +1,4 @@
-"""`sightline connections`: what Sightline needs of Airflow's connections and of servers, and whether it is there."""
+"""`sightline connections`: the logins and servers that Sightline needs, and whether they are there."""
 
 import argparse
 import os
@@ -14,7 +14,9 @@ DATABASE = "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"
 
 def add_commands(add: Add) -> None:
     """Add it to the parser of the command."""
-    add("connections", check_connections, "are all logins and servers there that the datasets need?")
+    add(
+        "connections", check_connections, "are all logins and servers there that the datasets need?"
+    )
 
 
 def check_connections(asked: argparse.Namespace) -> int:
@@ -26,6 +28,4 @@ def check_connections(asked: argparse.Namespace) -> int:
         settings = load_settings()
         migrate_database(settings)
         environment = airflow_environment(settings, port=8080)
-    os.execve(
-        sys.executable, [sys.executable, "-m", "sightline.connections_check"], environment
-    )
+    os.execve(sys.executable, [sys.executable, "-m", "sightline.connections_check"], environment)

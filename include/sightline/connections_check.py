@@ -177,12 +177,14 @@ def readable_specs() -> tuple[DatasetSpec, ...]:
 
 
 def find_connection(name: str) -> Login | None:
-    """As Airflow finds it: in the environment, in a secrets backend, in its database."""
+    """As Airflow finds it: in the environment, in a secrets backend, in its database. The SDK's own would ask
+    a task's supervisor.
+    """
     from airflow.exceptions import AirflowNotFoundException
     from airflow.models import Connection
 
     try:
-        found = Connection.get_connection_from_secrets(name)
+        found = Connection.get_connection_from_secrets(name)  # noqa: AIR311
     except AirflowNotFoundException:
         return None
     return Login(found.host or "", found.port, found.password or "")
@@ -192,7 +194,7 @@ def find_variable(name: str) -> str | None:
     """As Airflow finds it."""
     from airflow.models import Variable
 
-    value: Any = Variable.get(name, default_var=None)
+    value: Any = Variable.get(name, default_var=None)  # noqa: AIR311
     return None if value is None else str(value)
 
 

@@ -8,7 +8,6 @@ nothing but the standard library, because it is started every few seconds.
 
 import json
 import sys
-import urllib.error
 import urllib.request
 
 TIMEOUT_SECONDS = 5
