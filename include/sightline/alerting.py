@@ -1,7 +1,7 @@
 """Alerts through Airflow's notifiers: a task has failed for good, a nightly run is late, a gate has refused.
 
 Airflow calls these in the task's process, in the DAG processor where that process was killed, and by an
-executor for deadlines. One receiver that cannot be reached keeps no other from being told, and never fails a run.
+executor for deadlines. One receiver that cannot be reached keeps no other from being told, and fails no run.
 """
 
 import logging
