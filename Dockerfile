@@ -31,11 +31,12 @@ RUN apt-get update \
     && rm -rf /var/lib/apt/lists/* \
     && useradd --uid 10001 --create-home --home-dir /var/lib/sightline sightline \
     && install -d -o sightline -g sightline -m 700 \
-       /var/lib/sightline/airflow/logs /var/lib/sightline/state /var/lib/sightline/spark
+       /var/lib/sightline/airflow /var/lib/sightline/airflow/logs \
+       /var/lib/sightline/state /var/lib/sightline/spark
 COPY --from=environment /opt/venv /opt/venv
 COPY --from=jars /jars/ /opt/venv/lib/python3.11/site-packages/pyspark/jars/
 WORKDIR /opt/sightline
-COPY deploy/entry.sh deploy/prepare.sh deploy/
+COPY deploy/entry.sh deploy/prepare.sh deploy/pools.json deploy/
 COPY dags dags
 COPY plugins plugins
 COPY spark_jobs spark_jobs

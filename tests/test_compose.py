@@ -148,6 +148,13 @@ def test_only_what_the_dockerfile_copies_can_reach_the_image() -> None:
     assert sources == allowed
 
 
+def test_what_the_image_s_own_scripts_name_is_in_the_image() -> None:
+    dockerfile = (HOME / "Dockerfile").read_text()
+    for script in ("entry.sh", "prepare.sh"):
+        named = re.findall(r"deploy/[\w.]+", (HOME / "deploy" / script).read_text())
+        assert [one for one in [f"deploy/{script}", *named] if one not in dockerfile] == []
+
+
 def test_interpolation_is_compose_s() -> None:
     values = {"a": "${NAME}", "b": ["${NONE:-http://x:1}", "${NAME:-y}"], "c": 3}
     found = compose.interpolated(values, {"NAME": "n"})
