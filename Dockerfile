@@ -34,7 +34,7 @@ RUN apt-get update \
        /var/lib/sightline/airflow /var/lib/sightline/airflow/logs \
        /var/lib/sightline/state /var/lib/sightline/spark
 COPY --from=environment /opt/venv /opt/venv
-COPY --from=jars /jars/ /opt/venv/lib/python3.11/site-packages/pyspark/jars/
+COPY --from=jars /jars/ /opt/jars/
 WORKDIR /opt/sightline
 COPY deploy/entry.sh deploy/prepare.sh deploy/pools.json deploy/
 COPY dags dags
@@ -45,6 +45,7 @@ ENV PATH=/opt/venv/bin:$PATH \
     PYTHONUNBUFFERED=1 \
     PYSPARK_PYTHON=/opt/venv/bin/python \
     SIGHTLINE_HOME=/opt/sightline \
+    SIGHTLINE_JARS=/opt/jars \
     SIGHTLINE_STATE=/var/lib/sightline/state \
     AIRFLOW_HOME=/var/lib/sightline/airflow
 USER 10001
