@@ -83,18 +83,18 @@ def make_cluster(world: World) -> dict[str, Any]:
     """What the image of Postgres does before its command: initdb, as a user who is not root."""
     place = Path(world.environment("postgres")["PGDATA"])
     place.mkdir(parents=True)
+    password = place.parent / "password"
+    password.write_text(world.services["postgres"]["environment"]["POSTGRES_PASSWORD"])
     owner: dict[str, Any] = {}
     if os.getuid() == 0:
         user = pwd.getpwnam("postgres")
         owner = {"user": user.pw_uid, "group": user.pw_gid}
-        for folder in (place, place.parent):
-            shutil.chown(folder, user.pw_uid, user.pw_gid)
+        for path in (place, place.parent, password):
+            shutil.chown(path, user.pw_uid, user.pw_gid)
     programs = compose.postgres_programs()
     subprocess.run(
         [f"{programs}/initdb", "--pgdata", place, "--auth=scram-sha-256", "--username=postgres"]
-        + ["--pwfile=/dev/stdin"],
-        input=world.services["postgres"]["environment"]["POSTGRES_PASSWORD"],
-        text=True,
+        + ["--encoding=UTF8", f"--pwfile={password}"],
         check=True,
         capture_output=True,
         cwd="/",
