@@ -13,6 +13,7 @@ from moto.server import ThreadedMotoServer
 from s3fs import S3FileSystem
 
 from sightline import bucket, storage
+from sightline.errors import StorageError
 
 pytestmark = pytest.mark.slow
 
@@ -31,6 +32,7 @@ def own_keys(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "root")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "root")
+    httpx.post(f"{address}/moto-api/reset").raise_for_status()
     boto3.client("s3").create_bucket(Bucket=BUCKET)
     iam = boto3.client("iam")
     iam.create_user(UserName="sightline")
@@ -61,9 +63,17 @@ def test_tables_and_files_below_the_prefix_are_written_read_and_removed() -> Non
     table = DeltaTable(f"{folder}/images", storage_options=options)
     assert table.version() == 1
     table.vacuum(0, enforce_retention_duration=False, dry_run=False)
-    storage.remove_tree(f"{folder}/models")
+    boto3.client("s3").delete_object(Bucket=BUCKET, Key="data/digits/models/model.json")
     assert storage.list_names(folder) == ["images"]
     assert bucket.make_bucket(folder) is None
+
+
+@pytest.mark.usefixtures("own_keys")
+def test_what_a_store_refuses_to_remove_is_noticed() -> None:
+    # This server asks for the right to delete on the bucket itself where many are deleted at once.
+    storage.write_bytes(f"s3://{BUCKET}/data/photo", b"x")
+    with pytest.raises(StorageError, match="keeps some of it"):
+        storage.remove_tree(f"s3://{BUCKET}/data/photo")
 
 
 @pytest.mark.usefixtures("own_keys")
