@@ -96,7 +96,6 @@ class World:
             return f"{HOST}:{self.port(host, found[2])}"
 
         text = re.sub(rf"(?<![\w.-])({names}|127\.0\.0\.1):(\d+)", address, text)
-        text = re.sub(rf"^({names}|0\.0\.0\.0)$", HOST, text)
         text = re.sub(rf"=({names}|0\.0\.0\.0)$", f"={HOST}", text)
         text = re.sub(r"port=(\d+)$", lambda found: f"port={self.port(service, found[1])}", text)
         for inside, outside in self._folders(service).items():
@@ -114,11 +113,15 @@ class World:
         }
 
     def command(self, service: str, words: list[str]) -> list[str]:
-        """A command line; the word after --port, --webui-port is a port."""
+        """A command line; the word after --port or --webui-port is a port, the one after --host a host."""
         made = []
         for before, word in zip(["", *words], words, strict=False):
-            is_port = before.endswith("port") and word.isdigit()
-            made.append(str(self.port(service, word)) if is_port else self.here(service, word))
+            if before == "--host":
+                made.append(HOST)
+            elif before.endswith("port") and word.isdigit():
+                made.append(str(self.port(service, word)))
+            else:
+                made.append(self.here(service, word))
         return made
 
     def start_words(self, service: str) -> list[str]:
@@ -141,7 +144,10 @@ class World:
             name: str(value)
             for name, value in self.services[service].get("environment", {}).items()
         }
-        made = {name: self.here(service, value) for name, value in given.items()}
+        made = {
+            name: HOST if name.endswith("HOSTNAME") else self.here(service, value)
+            for name, value in given.items()
+        }
         path = os.pathsep.join([str(PROGRAMS), str(postgres_programs() or ""), os.environ["PATH"]])
         kept = {name: os.environ[name] for name in ("JAVA_HOME", "LANG") if name in os.environ}
         # A container has one address, this machine more than one: Spark is told which.
