@@ -114,7 +114,7 @@ make_jars() {
     rm -rf "$place.new"
     echo "Spark's jars for S3 and lineage, from Maven Central ..."
     if ! mvn --batch-mode --quiet --file deploy/jars/pom.xml dependency:copy-dependencies \
-        -DincludeScope=runtime "-DoutputDirectory=$(realpath -m "$place.new")" >>"$LOG" 2>&1; then
+        "-DoutputDirectory=$(realpath -m "$place.new")" >>"$LOG" 2>&1; then
         echo "Maven does not get Spark's jars ($(grep -m 1 -o 'Could not .*' "$LOG" || echo "see $LOG"))." >&2
         return 1
     fi

@@ -119,6 +119,15 @@ def test_what_another_process_wrote_to_an_object_store_is_seen_at_once(bucket: s
     assert not storage.exists(f"{bucket}/folder/ours")
 
 
+def test_many_files_are_all_written_and_a_failure_is_told(bucket: str, tmp_path: Path) -> None:
+    for root in (f"{bucket}/many", str(tmp_path / "many")):
+        files = {f"{root}/{number}": bytes([number]) for number in range(40)}
+        storage.write_many(files.items())
+        assert {url: storage.read_bytes(url) for url in files} == files
+    with pytest.raises(OSError, match="bucket does not exist"):
+        storage.write_many([("s3://not-there/file", b"1")])
+
+
 def test_tables_live_on_an_object_store(bucket: str) -> None:
     schema = pa.schema([("image_id", pa.string()), ("split", pa.string())])
     splits = Table("splits", f"{bucket}/pets/splits", schema)

@@ -27,12 +27,13 @@ def list_images(source: DigitsSource, access: Access) -> Iterator[list[dict[str,
     """Write the PNG files where they are missing, then list them as a folder."""
     path = storage.join(access.catalog.root, "source")
     if not storage.exists(storage.join(path, ".complete")):
-        _write_files(path)
+        storage.write_many(_files(path))
         storage.write_bytes(storage.join(path, ".complete"), b"")
     yield from folder.list_images(FolderSource(type="folder", path=path), access)
 
 
-def _write_files(path: str) -> None:
+def _files(path: str) -> Iterator[tuple[str, bytes]]:
+    """Where each file belongs, and its bytes."""
     import io
 
     from PIL import Image
@@ -46,4 +47,4 @@ def _write_files(path: str) -> None:
         )
         buffer = io.BytesIO()
         picture.save(buffer, "PNG")
-        storage.write_bytes(storage.join(path, str(digit), f"{number:04d}.png"), buffer.getvalue())
+        yield storage.join(path, str(digit), f"{number:04d}.png"), buffer.getvalue()
