@@ -91,6 +91,14 @@ def test_receivers_of_alerts_need_their_servers(own_places: Path) -> None:
         assert webhook.texts == []
 
 
+def test_everything_that_is_looked_for_stands_in_the_documents(own_places: Path) -> None:
+    documents = Path(__file__).parents[1] / "docs"
+    text = (documents / "deploy.md").read_text() + (documents / "cluster.md").read_text()
+    alerts = json.dumps([{"email": "team@example.org"}, {"webhook": "sightline_webhook"}])
+    named = [name for name in states({}, alerts) if name != "storage"]
+    assert [name for name in named if f"`{name}`" not in text] == []
+
+
 @pytest.mark.end_to_end
 def test_the_command_asks_the_local_airflow_s_own_connections(own_places: Path) -> None:
     write_dataset(own_places, "birds", "source: {type: digits}\n")
