@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from sightline.airflow_client import AirflowClient
 from tests.servers.alerts import Mailbox, Webhook, mail_server, webhook_server
-from tests.test_local_airflow import Command, start, wait_until
+from tests.test_local_airflow import Command, record, start, wait_until
 
 pytestmark = pytest.mark.end_to_end
 
@@ -85,12 +86,22 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Webhook, Ma
         up = start(places, "up")
         try:
             wait_until(lambda: "Ctrl-C" in up.said or up.process.poll() is not None, "start")
+            for dag_id in ("ingest_failing", "ingest_killed", "train_refused", "ingest_late"):
+                trigger(places, dag_id)
             yield webhook, mailbox, up
         finally:
             up.process.terminate()
             up.wait()
             secret = webhook.address.rsplit("/", 1)[1]
             assert not [log for log in logs(places) if secret in log.read_text(errors="replace")]
+
+
+def trigger(places: Path, dag_id: str) -> None:
+    """Start a run of a day, as soon as the DAG is known."""
+    password = json.loads((places / "state" / "airflow" / "passwords.json").read_text())["admin"]
+    with AirflowClient(f"http://127.0.0.1:{record(places)['port']}", password) as client:
+        wait_until(lambda: client.find_dag(dag_id) is not None, dag_id)
+        client.trigger(dag_id, "2026-11-05")
 
 
 def logs(places: Path) -> list[Path]:
@@ -105,7 +116,7 @@ def logs(places: Path) -> list[Path]:
         ("ingest_failing failed", "Task fetch_images failed at try 2: the line was cut"),
         ("ingest_killed failed", "Task featurize failed at try 1: .+"),
         ("train_refused was refused by its gate", "accuracy 0.91 is below the champion's 0.95"),
-        ("ingest_late is late", r"The run of \d{4}-\d\d-\d\d should have ended by .+, and has not"),
+        ("ingest_late is late", r"The run of 2026-11-05 should have ended by .+, and has not"),
     ],
 )
 def test_each_is_told_once(
