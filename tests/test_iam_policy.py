@@ -33,8 +33,8 @@ def own_keys(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "root")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "root")
     httpx.post(f"{address}/moto-api/reset").raise_for_status()
-    boto3.client("s3").create_bucket(Bucket=BUCKET)
-    iam = boto3.client("iam")
+    boto3.Session().client("s3").create_bucket(Bucket=BUCKET)
+    iam = boto3.Session().client("iam")
     iam.create_user(UserName="sightline")
     iam.put_user_policy(UserName="sightline", PolicyName="tables", PolicyDocument=POLICY)
     key = iam.create_access_key(UserName="sightline")["AccessKey"]
@@ -63,7 +63,7 @@ def test_tables_and_files_below_the_prefix_are_written_read_and_removed() -> Non
     table = DeltaTable(f"{folder}/images", storage_options=options)
     assert table.version() == 1
     table.vacuum(0, enforce_retention_duration=False, dry_run=False)
-    boto3.client("s3").delete_object(Bucket=BUCKET, Key="data/digits/models/model.json")
+    boto3.Session().client("s3").delete_object(Bucket=BUCKET, Key="data/digits/models/model.json")
     assert storage.list_names(folder) == ["images"]
     assert bucket.make_bucket(folder) is None
 
@@ -82,7 +82,7 @@ def test_everything_else_is_refused() -> None:
         storage.write_bytes(f"s3://{BUCKET}/elsewhere", b"x")
     with pytest.raises(PermissionError):
         storage.read_bytes(f"s3://{BUCKET}/elsewhere")
-    s3 = boto3.client("s3")
+    s3 = boto3.Session().client("s3")
     for refused in (
         lambda: s3.delete_bucket(Bucket=BUCKET),
         lambda: s3.create_bucket(Bucket="another"),
