@@ -178,8 +178,6 @@ class Service:
         """What its own health check says, once."""
         kind, *words = self.spec["healthcheck"]["test"]
         assert kind == "CMD"
-        if words[0] == "pg_isready":  # has no address in its words but --host
-            words.append(f"--port={self.world.port(self.name, '5432')}")
         done = subprocess.run(
             self.world.command(self.name, words),
             env=self.world.environment(self.name),
