@@ -1,6 +1,6 @@
 # What one does with Sightline; `make help` lists it.
 .DEFAULT_GOAL := help
-.PHONY: help demo run backfill serve up down status test test-slow test-nightly test-cluster chaos check bench environment development cluster jars peers lock
+.PHONY: help demo run backfill serve up down status connections-check audit test test-slow test-nightly test-cluster chaos check bench environment development cluster jars peers lock
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -26,6 +26,9 @@ up: environment ## Airflow with its UI, until Ctrl-C
 down: environment ## stop Airflow with all it runs
 	@.venv/bin/sightline down
 
+connections-check: environment ## are all logins and servers there that the datasets need?
+	@.venv/bin/sightline connections
+
 test: check ## make check, then the tests; ARGS='-k tables' picks some
 	@.venv/bin/pytest $(ARGS)
 
@@ -43,6 +46,9 @@ chaos: development ## things break: processes killed, disks full, a store that m
 
 check: development ## ruff and mypy
 	@.venv/bin/ruff check && .venv/bin/ruff format --check && .venv/bin/mypy
+
+audit: development ## secrets in what git tracks, known vulnerabilities of the locked packages
+	@.venv/bin/python scripts/audit.py
 
 bench: environment peers ## all figures of docs/benchmarks.md anew (hours, 30 GB of disk); ARGS='night pca' picks some
 	@.venv/bin/python -m benchmarks $(ARGS)

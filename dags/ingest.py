@@ -8,6 +8,7 @@ from datetime import timedelta
 from airflow.sdk import DAG, BaseOperator, CronPartitionTimetable, chain
 
 from sightline import stages
+from sightline.alerting import lateness
 from sightline.config import DatasetSpec
 from sightline.operators import FLICKR_POOL
 from sightline.orchestration import (
@@ -53,6 +54,7 @@ def build(spec: DatasetSpec) -> DAG:
             schedule=nightly or None,
             catchup=False,
             max_active_runs=4,  # a backfill's partitions run side by side; the pool bounds the Spark jobs
+            deadline=lateness(spec),
             default_args=RETRIES,
             tags=["sightline", "ingest", spec.name],
             doc_md=__doc__,

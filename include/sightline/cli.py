@@ -20,6 +20,7 @@ from types import FrameType
 
 from sightline import (
     airflow_environment,
+    connection_commands,
     console,
     dataset_run,
     ledger,
@@ -431,6 +432,7 @@ def _parser() -> argparse.ArgumentParser:
         "--images", metavar="N", type=_number, default=1000, help="test images to compare it on"
     )
     serving_commands.add_commands(add)
+    connection_commands.add_commands(add)
     add("up", up, "keep Airflow up until Ctrl-C")
     add("down", down, "stop Airflow with all it runs")
     own = add(

@@ -195,6 +195,7 @@ class DatasetSpec(Section):
     description: str = ""
     owner: str = Field("sightline", min_length=1)  # who answers for it, such as team:vision
     schedule: str | None = "0 0 * * *"  # when the night's partition is taken, or null
+    late_after_hours: float | None = Field(6, gt=0)  # since a run was queued; null: never late
     source: SourceSpec
     fetch: FetchSpec = FetchSpec()
     licences: LicencesSpec = LicencesSpec()

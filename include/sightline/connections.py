@@ -1,7 +1,7 @@
 """Logins to providers from Airflow's connections, for those who run outside of Airflow's tasks.
 
 Airflow itself reads AIRFLOW_CONN_<NAME> before it asks its database, and so do we: JSON such as
-{"conn_type": "generic", "password": "..."} or a URI such as generic://login:password@.
+{"conn_type": "generic", "password": "..."} or a URI such as generic://<login>:<password>@.
 """
 
 import json

@@ -14,6 +14,7 @@ from airflow.providers.standard.operators.python import PythonOperator
 from airflow.sdk import DAG, Asset, FixedKeyMapper, PartitionedAssetTimetable, task
 from airflow.sdk.exceptions import AirflowFailException
 
+from sightline.alerting import alert_failure
 from sightline.config import DatasetSpec, dataset_files, read_dataset
 from sightline.errors import ConfigError
 from sightline.operators import ApprovalStage, SparkStageOperator, StageOperator
@@ -36,6 +37,7 @@ RETRIES: dict[str, Any] = {
     "retry_delay": timedelta(seconds=10),
     "retry_exponential_backoff": 2.0,
     "max_retry_delay": timedelta(minutes=10),
+    "on_failure_callback": alert_failure,  # not of a try, but of the last
 }
 
 

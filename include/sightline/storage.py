@@ -181,10 +181,17 @@ def write_json(url: str, value: Any) -> None:
 
 
 def remove_tree(url: str) -> None:
-    """Remove a folder and what is in it; nothing happens where there is none."""
+    """Remove a folder and what is in it; nothing happens where there is none. StorageError where some of it
+    is left: s3fs says nothing of objects that a store refuses to delete.
+    """
     fs, path = filesystem(url)
-    if fs.exists(path):
-        fs.rm(path, recursive=True)
+    if not fs.exists(path):
+        return
+    fs.rm(path, recursive=True)
+    if not is_local(url) and fs.exists(path):
+        raise StorageError(
+            f"Cannot remove all of {url}: the store keeps some of it; check its keys."
+        )
 
 
 @contextmanager
