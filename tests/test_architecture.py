@@ -14,7 +14,7 @@ FOUNDATIONS = {
     "images", "progress", "spark", "source_config", "fine_tune_config", "batches", "classifiers",
     "lookup", "provenance", "column_lineage", "held_out", "parquet", "hashing", "spark_workers",
     "schema_evolution", "quality_config", "view_hashes", "image_properties", "labels_config",
-    "licence_config", "spreadsheets", "delta", "removals",
+    "licence_config", "spreadsheets", "delta", "removals", "compute_config", "shipping", "emr",
 }  # fmt: skip
 MIDDLE = {
     "sources", "backbones", "models", "ledger", "rejection", "principal_components", "embeddings",
@@ -27,7 +27,9 @@ STAGES = {
     "publishing", "validation", "reporting", "lineage", "preflight", "fine_tuning", "predicting",
     "submission", "tracking", "inspection", "label_audit", "drift",
 }  # fmt: skip
-KNOW_AIRFLOW = {"airflow_access", "work", "operators", "orchestration", "stages"}
+KNOW_AIRFLOW = {
+    "airflow_access", "work", "operators", "emr_operators", "orchestration", "stages",
+}  # fmt: skip
 KNOW_TORCH = {
     "backbones", "featurization", "fine_tuning", "exporting", "worker_daemon", "serving",
 }  # fmt: skip

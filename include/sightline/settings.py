@@ -4,6 +4,8 @@ SIGHTLINE_HOME      the checkout (default: the folder that holds include/)
 SIGHTLINE_STORAGE   root of all tables, models and reports; a path or an fsspec URL (default: HOME/data)
 SIGHTLINE_DATASETS  folder of dataset files (default: HOME/include/datasets)
 SIGHTLINE_STATE     local Airflow and caches (default: HOME/.sightline)
+
+SIGHTLINE_COMPUTE, where Spark's jobs run, stands in compute_config.py: a dataset file may say otherwise.
 """
 
 import os

@@ -73,7 +73,8 @@ def start_session(name: str) -> "SparkSession":
         "PYSPARK_PYTHON", sys.executable
     )  # else workers start the system's python
     builder = SparkSession.builder.appName(name)
-    if "SPARK_ENV_LOADED" not in os.environ and "SPARK_REMOTE" not in os.environ:
+    # On YARN a driver is started by no script that would set SPARK_ENV_LOADED.
+    if not {"SPARK_ENV_LOADED", "SPARK_REMOTE", "PYSPARK_GATEWAY_PORT"} & os.environ.keys():
         builder = builder.master(os.environ.get("SIGHTLINE_SPARK_MASTER", "local[*]"))
     told = _told_to_spark_submit()
     for key, value in CONF.items():
