@@ -25,6 +25,7 @@ from sightline import (
     ledger,
     lineage_commands,
     local_airflow,
+    planning_commands,
     rights_commands,
     serving_commands,
     status,
@@ -429,6 +430,7 @@ def _parser() -> argparse.ArgumentParser:
         "--images", metavar="N", type=_number, default=1000, help="test images to compare it on"
     )
     serving_commands.add_commands(add)
+    planning_commands.add_commands(add)
     add("up", up, "keep Airflow up until Ctrl-C")
     add("down", down, "stop Airflow with all it runs")
     own = add(

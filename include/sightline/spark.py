@@ -142,6 +142,11 @@ def start_workers(session: "SparkSession") -> None:
     threading.Thread(target=job.mode("overwrite").save, daemon=True).start()
 
 
+def most_chunks_at_once(cores: int) -> int:
+    """How many chunks keep so many cores busy; each is a thread of the driver, and they commit in turn."""
+    return min(cores, 8) + 1
+
+
 def run_chunks(
     spark: "SparkSession", chunks: Iterable[Chunk], work: Callable[[Chunk], Any]
 ) -> list[Any]:
@@ -150,7 +155,7 @@ def run_chunks(
     Each chunk commits by itself, so what a killed job had finished stays finished. The first failure
     stops the rest.
     """
-    at_once = min(spark.sparkContext.defaultParallelism, 8) + 1
+    at_once = most_chunks_at_once(spark.sparkContext.defaultParallelism)
     failed, room = threading.Event(), threading.Semaphore(at_once)
 
     def run(chunk: Chunk) -> Any:
