@@ -110,7 +110,10 @@ def _images(rng: np.random.Generator, views: np.ndarray[Any, Any]) -> pa.RecordB
     }
     made_up = {pa.string(): "all", pa.binary(): b""}
     columns = [
-        pa.array(known.get(field.name, [made_up.get(field.type, 1)] * rows), field.type)
+        pa.array(
+            known.get(field.name, [None if field.nullable else made_up.get(field.type, 1)] * rows),
+            field.type,
+        )
         for field in IMAGES
     ]
     return pa.RecordBatch.from_arrays(columns, schema=IMAGES)

@@ -142,9 +142,10 @@ def start_workers(session: "SparkSession") -> None:
     threading.Thread(target=job.mode("overwrite").save, daemon=True).start()
 
 
-def most_chunks_at_once(cores: int) -> int:
-    """How many chunks keep so many cores busy; each is a thread of the driver, and they commit in turn."""
-    return min(cores, 8) + 1
+def most_chunks_at_once(cores: int, is_local: bool = False) -> int:
+    """How many chunks keep so many cores busy; each is a thread of the driver, whose heap is small where it
+    shares the machine with the workers."""
+    return min(cores, 8 if is_local else 64) + 1
 
 
 def run_chunks(
@@ -155,7 +156,8 @@ def run_chunks(
     Each chunk commits by itself, so what a killed job had finished stays finished. The first failure
     stops the rest.
     """
-    at_once = most_chunks_at_once(spark.sparkContext.defaultParallelism)
+    context = spark.sparkContext
+    at_once = most_chunks_at_once(context.defaultParallelism, context.master.startswith("local"))
     failed, room = threading.Event(), threading.Semaphore(at_once)
 
     def run(chunk: Chunk) -> Any:

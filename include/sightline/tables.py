@@ -35,6 +35,7 @@ from sightline.delta import (
     dataset_of,
     erased_files,
     file_name,
+    in_turn,
     literal,
     open_table,
     query,
@@ -228,6 +229,7 @@ def replace_partition(
     raise _too_busy(table)
 
 
+@in_turn
 def append_new(
     table: Table,
     urls: list[str],
