@@ -95,7 +95,9 @@ def test_the_formulas_agree_with_the_simulation(course_of: Any, executors: int) 
             commit_seconds=lambda held: MEASURED.commit.at(held * 1_000, held),
         )
     )
-    assert found.seconds == pytest.approx(course.seconds, rel=0.15)
+    # Worst where cores and commits have as much to do: then each waits for the other now and then.
+    assert course.seconds <= found.seconds * 1.01
+    assert found.seconds == pytest.approx(course.seconds, rel=0.25)
 
 
 def test_a_simulation_is_the_same_again_and_loses_time_with_executors_only() -> None:
