@@ -20,13 +20,14 @@ from moto.emr.models import emr_backends
 from moto.emrserverless.models import emrserverless_backends
 from moto.server import ThreadedMotoServer
 
-from sightline import emr, ledger, shipping, storage
+from sightline import emr, ledger, preflight, shipping, storage
 from sightline.catalog import open_catalog
 from sightline.config import DatasetSpec, read_dataset
 from sightline.emr_operators import EmrClusterStage, EmrServerlessStage
-from sightline.errors import ConfigError, SightlineError, StorageError
+from sightline.errors import ConfigError, SightlineError, StorageError, WeightsError
 from sightline.operators import SparkStageOperator
 from sightline.orchestration import spark_stage
+from sightline.sources import Survey
 from sightline.work import Work
 from tests.conftest import write_dataset
 
@@ -341,6 +342,29 @@ def test_tables_on_this_machine_are_no_tables_for_emr(
     operator = stage(photos(own_places, "emr_serverless"))
     with pytest.raises(AirflowFailException, match="set it to s3://<bucket>/<folder>"):
         operator.execute(context_of(operator))
+
+
+def test_the_preflight_refuses_what_a_job_on_emr_would_not_find(
+    own_places: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    survey = Survey({"a": 5, "b": 5}, 1_000)
+    with pytest.raises(ConfigError, match="SIGHTLINE_STORAGE is /"):
+        preflight.check_survey(photos(own_places, "emr"), survey)
+    monkeypatch.setenv("SIGHTLINE_STORAGE", "s3://bucket/data")
+    text = "source: {type: digits}\ncompute: emr\nbackbone: {weights: models/own.pth}\n"
+    with pytest.raises(WeightsError, match=r"models/own\.pth lies on this machine"):
+        preflight.check_survey(write_dataset(own_places, "own", text), survey)
+
+
+def test_the_preflight_counts_the_memory_of_emr_not_of_this_machine(
+    own_places: Path, bucket: str
+) -> None:
+    text = "source: {type: digits}\ncompute: {where: emr_serverless, executors: 9}\n"
+    spec = write_dataset(own_places, "photos", text + "backbone: {weights: random}\n")
+    survey = Survey({"a": 10**9, "b": 10**9})
+    facts = preflight.check_survey(spec, survey)
+    assert "compute: emr_serverless, up to 9 executors of 4 cores and 16 GB" in facts
+    assert facts[-1].endswith("on EMR")
 
 
 def test_a_connection_that_says_too_little_is_named(

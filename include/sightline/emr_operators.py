@@ -62,11 +62,14 @@ class EmrStage(SparkStage):
             spec, catalog = load_dataset(self.dataset), open_catalog(self.dataset)
             task = current_task(context, spec, self.stage)
             storage.remove_tree(ledger.failure_url(catalog, task))  # of an earlier try
-            yield self._job(task)
+            job = self._job(task)
         except SightlineError as error:
             raise AirflowFailException(str(error)) from None
-        except Exception:
-            refused = (ledger.read_failure(catalog, task) or {}).get("refused")
+        try:
+            yield job
+        except Exception as error:
+            noted = ledger.read_failure(catalog, task) or {}
+            refused = str(error) if isinstance(error, SightlineError) else noted.get("refused")
             if refused:
                 raise AirflowFailException(refused) from None
             raise
