@@ -1,5 +1,6 @@
 """Spark stages on EMR, against moto's server: what AWS is told, and what becomes of each way to end."""
 
+import ctypes
 import gzip
 import io
 import json
@@ -15,7 +16,7 @@ import boto3
 import fsspec
 import pytest
 from airflow.providers.amazon.aws.operators.emr import EmrServerlessStartJobOperator
-from airflow.sdk.exceptions import AirflowFailException
+from airflow.sdk.exceptions import AirflowFailException, AirflowTaskTimeout
 from moto.emr.models import emr_backends
 from moto.emrserverless.models import emrserverless_backends
 from moto.server import ThreadedMotoServer
@@ -149,6 +150,13 @@ def executed(operator: Any, context: Any) -> tuple[threading.Thread, list[BaseEx
     thread = threading.Thread(target=run)
     thread.start()
     return thread, raised
+
+
+def interrupt(thread: threading.Thread) -> None:
+    """Raise in the task what Airflow raises there when its time is over."""
+    assert thread.ident is not None
+    raised = ctypes.py_object(AirflowTaskTimeout)
+    ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread.ident), raised)
 
 
 def job_runs(application: str) -> list[Any]:
@@ -298,6 +306,19 @@ def test_a_killed_task_cancels_its_job(
     assert raised
 
 
+def test_a_task_that_ends_before_its_job_cancels_it(
+    own_places: Path, application: str, jobs_run_on: None
+) -> None:
+    operator = stage(photos(own_places, "emr_serverless"))
+    thread, raised = executed(operator, context_of(operator))
+    [run] = until(lambda: job_runs(application))
+    until(lambda: operator.job_id)
+    interrupt(thread)
+    thread.join(ENDS_SECONDS)
+    assert run.state == "CANCELLED"
+    assert [type(error) for error in raised] == [AirflowTaskTimeout]
+
+
 def test_a_retry_cancels_what_a_try_that_was_lost_has_left(
     own_places: Path, application: str, jobs_run_on: None
 ) -> None:
@@ -404,7 +425,7 @@ def test_a_cluster_lives_for_one_step_and_has_the_locked_packages(
     assert context["ti"].pushed["emr_logs"]["job_flow_id"] == cluster.id
 
 
-@pytest.mark.parametrize("end", ["failed", "ended by hand", "killed"])
+@pytest.mark.parametrize("end", ["failed", "ended by hand", "killed", "interrupted"])
 def test_however_its_job_ends_a_cluster_is_ended(
     own_places: Path, cluster_connection: None, end: str
 ) -> None:
@@ -415,6 +436,8 @@ def test_however_its_job_ends_a_cluster_is_ended(
     until(lambda: operator._job_flow_id)
     if end == "killed":
         operator.on_kill()
+    elif end == "interrupted":
+        interrupt(thread)
     elif end == "failed":
         cluster.steps[0].state, cluster.state = "FAILED", "TERMINATED_WITH_ERRORS"
     else:

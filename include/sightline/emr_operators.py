@@ -6,7 +6,7 @@ cluster ends with its job, however that ends.
 
 import logging
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 from airflow.providers.amazon.aws.operators.emr import (
@@ -16,6 +16,7 @@ from airflow.providers.amazon.aws.operators.emr import (
 from airflow.providers.amazon.aws.utils.waiter import WaitPolicy
 from airflow.sdk import BaseOperator, Connection, Context
 from airflow.sdk.exceptions import AirflowFailException, AirflowNotFoundException
+from botocore.exceptions import BotoCoreError, ClientError
 
 from sightline import emr, storage
 from sightline.config import load_dataset
@@ -130,8 +131,21 @@ class EmrServerlessStage(EmrStage, EmrServerlessStartJobOperator):
                 self._cancel_earlier(job.name)
             try:
                 super().execute(context)
+            except BaseException:
+                self._cancel_unfinished()
+                raise
             finally:
                 self._repeat_log()
+
+    def _cancel_unfinished(self) -> None:
+        """Cancel the job where not its own end has ended the task."""
+        if self.job_id is None:
+            return
+        run = {"applicationId": self.application_id, "jobRunId": self.job_id}
+        with suppress(BotoCoreError, ClientError):  # what ended the task comes first
+            if self.hook.conn.get_job_run(**run)["jobRun"]["state"] in UNFINISHED_JOBS:
+                log.info("cancelling job run %s", self.job_id)
+                self.hook.conn.cancel_job_run(**run)
 
     def _cancel_earlier(self, name: str) -> None:
         """Cancel what a try has left that was killed with no time to cancel it."""
