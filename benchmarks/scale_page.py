@@ -120,7 +120,7 @@ def _commits(measured: Measured) -> str:
                 f"{images:,.0f}",
                 f"{size.chunks:,.0f}",
                 f"{images / size.chunks:,.0f}",
-                f"{last:,.2g} s",
+                f"{last:,.1f} s",
                 _hours(commit_seconds(size, measured) / 3_600),
             ]
         )
