@@ -5,6 +5,7 @@ cluster ends with its job, however that ends.
 """
 
 import logging
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
@@ -229,7 +230,7 @@ def _extra(connection: str) -> dict[str, Any]:
 
 
 def _attempts(job: emr.Job, delay_seconds: int) -> int:
-    return max(1, round(job.compute.hours * 3_600 / delay_seconds))
+    return math.ceil(job.compute.hours * 3_600 / max(1, delay_seconds))
 
 
 def _logs() -> str:
