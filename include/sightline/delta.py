@@ -50,7 +50,7 @@ def in_turn(
     looks what the table holds would have to look again, and of many all but one are overtaken."""
 
     @wraps(write)
-    def written(table: Table, *more: More.args, **named: More.kwargs) -> Written:
+    def written(table: Table, /, *more: More.args, **named: More.kwargs) -> Written:
         with _TURNS.setdefault(table.url, threading.RLock()):
             return write(table, *more, **named)
 

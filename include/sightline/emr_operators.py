@@ -17,7 +17,7 @@ from airflow.providers.amazon.aws.operators.emr import (
 from airflow.providers.amazon.aws.utils.waiter import WaitPolicy
 from airflow.sdk import BaseOperator, Connection, Context
 from airflow.sdk.exceptions import AirflowFailException, AirflowNotFoundException
-from botocore.exceptions import BotoCoreError, ClientError
+from botocore.exceptions import BotoCoreError, ClientError  # type: ignore[import-untyped]
 
 from sightline import emr, storage
 from sightline.config import load_dataset

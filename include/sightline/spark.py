@@ -157,7 +157,9 @@ def run_chunks(
     stops the rest.
     """
     context = spark.sparkContext
-    at_once = most_chunks_at_once(context.defaultParallelism, context.master.startswith("local"))
+    at_once = most_chunks_at_once(
+        context.defaultParallelism, (context.master or "").startswith("local")
+    )
     failed, room = threading.Event(), threading.Semaphore(at_once)
 
     def run(chunk: Chunk) -> Any:
