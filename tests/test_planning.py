@@ -20,6 +20,7 @@ from sightline.planning.parts import (
     featurize_course,
     fetch_course,
     fetch_images,
+    useful_executors,
 )
 from sightline.planning.simulation import Stage, simulate
 from tests.conftest import (
@@ -76,6 +77,16 @@ def test_a_cluster_is_no_faster_than_the_commits_of_its_chunks() -> None:
     assert many.seconds >= many.commit_seconds
     fewer = fetch_course(replace(MILLION, images_per_commit=10_000), of(5_000), MEASURED)
     assert fewer.commit_seconds < many.commit_seconds / 5
+
+
+def test_more_than_the_useful_executors_make_no_stage_faster() -> None:
+    most = useful_executors(MILLION, of(1), MEASURED)
+    half, all_of_them, twice = (
+        featurize(MILLION, of(executors), MEASURED).hours
+        for executors in (most // 2, most, 2 * most)
+    )
+    assert twice == pytest.approx(all_of_them, rel=0.02)
+    assert half > 1.8 * all_of_them
 
 
 @pytest.mark.parametrize("executors", [1, 4, 16, 100])

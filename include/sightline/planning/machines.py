@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from sightline.errors import ConfigError
 
 GIB = 2**30
+PRICES_OF = "AWS's list for us-east-1 in 2025"
 
 
 @dataclass(frozen=True)

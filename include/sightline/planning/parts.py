@@ -7,7 +7,7 @@ whichever is later.
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from sightline.planning.machines import Cluster
 from sightline.planning.measured import PCA_DIM, Measured
@@ -134,6 +134,14 @@ PARTS: dict[str, Stage] = {
     "train": train,
 }
 ON_EXECUTORS = ("fetch_images", "featurize", "reduce", "train")
+
+
+def useful_executors(size: Size, cluster: Cluster, measured: Measured) -> int:
+    """How many executors of this kind make a stage faster: beyond, cores wait for chunks or for commits."""
+    many = replace(cluster, executors=MOST_CHUNKS)
+    courses = [stage(size, many, measured) for stage in (fetch_course, featurize_course)]
+    cores = max(min(one.tasks_at_once, one.work_seconds / one.commit_seconds) for one in courses)
+    return math.ceil(cores / cluster.instance.cores)
 
 
 def chunks_at_once(cluster: Cluster) -> int:

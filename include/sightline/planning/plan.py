@@ -10,9 +10,9 @@ from sightline.catalog import Catalog
 from sightline.config import DatasetSpec
 from sightline.errors import ConfigError
 from sightline.ledger import describe
-from sightline.planning.machines import GIB, Cluster, Prices
+from sightline.planning.machines import GIB, PRICES_OF, Cluster, Prices
 from sightline.planning.measured import Measured
-from sightline.planning.parts import ON_EXECUTORS, PARTS, Need, Size, Stage
+from sightline.planning.parts import ON_EXECUTORS, PARTS, Need, Size, Stage, useful_executors
 
 TYPICAL_IMAGE_BYTES = 300_000  # where none is held yet
 MANIFEST_ROW_BYTES, IMAGE_ROW_BYTES, ID_BYTES = 150, 300, 50  # beside the content, compressed
@@ -40,6 +40,7 @@ class Plan:
     size: Size
     cluster: Cluster
     hours_allowed: float
+    useful_executors: int  # more make no stage faster
     measured_on: str
     parts: list[Planned]
     storage_bytes: dict[str, float]
@@ -101,7 +102,8 @@ def make_plan(
         "requests": writes / 1_000 * prices.requests_per_thousand,
         "storage, a month": sum(stored.values()) / 1e9 * prices.storage_gigabyte_month,
     }
-    return Plan(spec.name, size, cluster, allowed, measured.machine, parts, stored, dollars)
+    useful = useful_executors(size, cluster, measured)
+    return Plan(spec.name, size, cluster, allowed, useful, measured.machine, parts, stored, dollars)
 
 
 def _planned(
@@ -149,13 +151,15 @@ def describe_plan(plan: Plan) -> list[str]:
         f"{instance.memory_gigabytes} GB, ${instance.dollars_per_hour:g}/h) and a driver alike; "
         f"measured on {plan.measured_on}",
         "",
-        f"{'stage':<16}{'hours':>8}{'memory':>11}   outgrown beyond, with {plan.hours_allowed:g} h",
+        f"{'stage':<16}{'hours':>8}{'memory':>13}   outgrown beyond, with {plan.hours_allowed:g} h",
     ]
     lines += [_describe_part(part) for part in plan.parts]
     lines += ["", f"{'together':<16}{_hours(plan.hours):>8}"]
+    lines.append(f"more than {plan.useful_executors:,} such executors make no stage faster")
     stored = ", ".join(f"{name} {value / 1e9:,.1f}" for name, value in plan.storage_bytes.items())
     lines.append(f"storage, GB: {stored}")
     lines.append(", ".join(f"{name} ${value:,.2f}" for name, value in plan.dollars.items()))
+    lines.append(f"prices: {PRICES_OF}; --price takes yours")
     return lines
 
 
@@ -166,7 +170,7 @@ def _describe_part(part: Planned) -> str:
         "never" if math.isinf(part.most_images) else f"{part.most_images:,.0f} ({part.outgrows})"
     )
     hours = _hours(part.need.hours) if part.name != "train" else "-"
-    return f"{part.name:<16}{hours:>8}{memory:>11}   {limit}; memory of {where}"
+    return f"{part.name:<16}{hours:>8}{memory:>13}   {limit}; memory of {where}"
 
 
 def _hours(hours: float) -> str:
