@@ -14,7 +14,6 @@ from sightline.shipping import Shipped
 
 PYTHON = "/opt/sightline/bin/python"  # where the image and the bootstrap put the locked packages
 UNPACKED = "sightline"  # the archive's folder, beside each process of the job
-LOCAL_ONLY = {"spark.driver.memory"}  # stages size a driver for one machine, where it is everything
 SERVERLESS, CLUSTER = "emr_serverless", "emr_default"  # the connections
 IDLE_SECONDS = 1_800  # after which EMR itself ends a cluster that nobody has ended
 
@@ -86,13 +85,15 @@ def spark_settings(job: Job, driver_prefix: str) -> dict[str, str]:
     executor = {**environment, "PYSPARK_PYTHON": PYTHON}
     return {
         **spark.CONF,
-        **{name: value for name, value in job.conf.items() if name not in LOCAL_ONLY},
+        **job.conf,
         "spark.ui.enabled": "true",
         "spark.archives": f"{job.code.archive}#{UNPACKED}",
         "spark.pyspark.python": PYTHON,
         **{f"{driver_prefix}{name}": value for name, value in driver.items()},
         **{f"spark.executorEnv.{name}": value for name, value in executor.items()},
-        **_sizes(job.compute),
+        **_sizes(
+            job.compute
+        ),  # after the stage's own, for a driver that shares one machine with all else
         **job.compute.conf,
     }
 
