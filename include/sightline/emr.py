@@ -87,7 +87,7 @@ def spark_settings(job: Job, driver_prefix: str) -> dict[str, str]:
         **spark.CONF,
         **job.conf,
         "spark.ui.enabled": "true",
-        # Each task writes a file of a folder that nobody reads before the job has ended; a move is a copy on S3.
+        # A folder that is being written is read by nobody yet, and a move is a copy on S3.
         "spark.hadoop.mapreduce.fileoutputcommitter.algorithm.version": "2",
         "spark.archives": f"{job.code.archive}#{UNPACKED}",
         "spark.pyspark.python": PYTHON,
