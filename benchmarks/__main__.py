@@ -11,7 +11,7 @@ from benchmarks import plots
 from benchmarks.measuring import HOME
 
 ORDER = ("throughput", "cluster", "night", "pca", "training", "spark_overhead", "fetch", "gpu", "memory",
-         "near_duplicates", "gallery", "serving")  # fmt: skip
+         "near_duplicates", "gallery", "serving", "scale")  # fmt: skip
 
 
 def main() -> None:

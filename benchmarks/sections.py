@@ -37,6 +37,11 @@ Column = tuple[str, str, Callable[[Any], str]]  # key of a row, heading, format
 MEMORY: Column = ("peak_rss_bytes", "peak memory", gibibytes)
 
 
+def no_plots(result: dict[str, Any]) -> dict[str, str]:
+    """Of figures that a table shows well enough."""
+    return {}
+
+
 def throughput_plots(result: dict[str, Any]) -> dict[str, str]:
     """Systems against the limit, a plot a backbone."""
     plots = {}
@@ -210,6 +215,22 @@ SECTIONS = {
             ),
         ),
         bar_plots("images_per_second_with_start", "Fetching, with start-up", "images a second"),
+    ),
+    "scale": Section(
+        "What grows with a table",
+        "A commit of 1,000 new rows to a table that holds so many in so many files: alone, and one of nine "
+        "threads that commit at once. And the split of so many images, all new. [scale.md](scale.md) says "
+        "what follows for a thousand million of them.",
+        (
+            (
+                ("images", "rows held", count),
+                ("files", "files", count),
+                ("seconds", "seconds", number),
+                ("seconds_of_many", "seconds, one of nine", number),
+                MEMORY,
+            ),
+        ),
+        no_plots,
     ),
     "near_duplicates": Section(
         "Near-duplicates",

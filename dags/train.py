@@ -5,11 +5,10 @@ backfill trains once, and stops at once when the champion already knows these fe
 trained side by side and judged together; the better one serves if the gate lets it.
 """
 
-from airflow.sdk import DAG, chain
+from airflow.sdk import DAG, BaseOperator, chain
 
 from sightline import stages
 from sightline.config import DatasetSpec
-from sightline.operators import SparkStageOperator
 from sightline.orchestration import (
     RETRIES,
     VERSION,
@@ -57,7 +56,7 @@ def build(spec: DatasetSpec) -> DAG:
     return dag
 
 
-def candidates(spec: DatasetSpec) -> list[list[SparkStageOperator]]:
+def candidates(spec: DatasetSpec) -> list[list[BaseOperator]]:
     """The tasks that train each candidate, side by side."""
     branches = []
     if spec.train:

@@ -16,6 +16,7 @@ FOUNDATIONS = {
     "schema_evolution", "quality_config", "view_hashes", "image_properties", "labels_config",
     "licence_config", "spreadsheets", "delta", "removals", "keep_config", "compaction",
     "leftovers", "spark_cluster",
+    "compute_config", "shipping", "emr",
 }  # fmt: skip
 MIDDLE = {
     "sources", "backbones", "models", "ledger", "rejection", "principal_components", "embeddings",
@@ -29,14 +30,9 @@ STAGES = {
     "submission", "tracking", "inspection", "label_audit", "drift",
 }  # fmt: skip
 KNOW_AIRFLOW = {
-    "airflow_access",
-    "alerting",
-    "connections_check",
-    "work",
-    "operators",
-    "orchestration",
-    "stages",
-}
+    "airflow_access", "alerting", "connections_check", "work", "operators", "emr_operators",
+    "orchestration", "stages",
+}  # fmt: skip
 KNOW_TORCH = {
     "backbones", "featurization", "fine_tuning", "exporting", "worker_daemon", "serving",
 }  # fmt: skip

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import limit, measuring, photos, plots, svg
+from benchmarks import limit, measuring, photos, plots, scale_page, svg
 from benchmarks.__main__ import ORDER
 from benchmarks.sections import SECTIONS
 
@@ -78,6 +78,14 @@ def test_the_page_is_what_the_results_make() -> None:
     )
     kept = (measuring.HOME / plots.IMAGES).glob(f"{plots.PREFIX}*.svg")
     assert {f"{plots.IMAGES}/{path.name}" for path in kept} == {*files} - {plots.PAGE}
+
+
+def test_the_tables_of_the_page_of_scale_are_those_of_the_results() -> None:
+    text = scale_page.PAGE.read_text()
+    assert scale_page.make_page(text, scale_page.make_tables()) == text, (
+        "run `.venv/bin/python -m benchmarks.scale_page`"
+    )
+    assert text.count("<!-- end of") == len(scale_page.make_tables())
 
 
 def test_the_page_has_a_part_for_every_benchmark() -> None:

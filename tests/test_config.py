@@ -85,8 +85,8 @@ def test_nothing_is_scheduled_or_reduced_where_the_file_says_null(datasets: Path
 
 
 KEYS = (
-    "backbone, description, drift, fetch, fine_tune, gate, keep, labels, late_after_hours, licences, "
-    "limits, owner, quality, reduce, schedule, source, split, train"
+    "backbone, compute, description, drift, fetch, fine_tune, gate, keep, labels, late_after_hours, "
+    "licences, limits, owner, quality, reduce, schedule, source, split, train"
 )
 
 

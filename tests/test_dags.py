@@ -42,6 +42,7 @@ PARSE = f"""
 import json, sys
 from airflow.dag_processing.dagbag import DagBag
 from airflow.serialization.encoders import encode_timetable
+from airflow.serialization.serialized_objects import DagSerialization
 
 bag = DagBag({str(HOME / "dags")!r})
 dags = {{
@@ -57,6 +58,8 @@ dags = {{
         "tags": sorted(dag.tags),
         "code": {{task.task_id: task.code for task in dag.tasks if hasattr(task, "code")}},
         "owners": {{task.task_id: task.owner for task in dag.tasks}},
+        "operators": {{task.task_id: type(task).__name__ for task in dag.tasks}},
+        "serialized": len(DagSerialization.to_dict(dag)["dag"]["tasks"]),
     }}
     for dag in bag.dags.values()
 }}
@@ -139,6 +142,27 @@ def test_a_broken_dataset_file_harms_no_other_dataset(own_places: Path) -> None:
         "ingest_bad",
     }
     assert "broken" in parsed["dags"]["ingest_bad"]["tags"]
+
+
+def test_on_emr_a_dataset_has_the_same_tasks_and_waits_for_no_spark_of_this_machine(
+    own_places: Path,
+) -> None:
+    for where in ("emr", "emr_serverless"):
+        (own_places / "datasets" / f"on_{where}.yaml").write_text(
+            f"source: {{type: digits}}\nfine_tune: {{}}\ncompute: {where}\n"
+        )
+    parsed = parse(own_places)
+    assert parsed["errors"] == {}
+    assert parsed["heavy"] == []
+    for where, operator in (("emr", "EmrClusterStage"), ("emr_serverless", "EmrServerlessStage")):
+        ingest, train = parsed["dags"][f"ingest_on_{where}"], parsed["dags"][f"train_on_{where}"]
+        assert ingest["tasks"] == INGEST
+        assert ingest["serialized"] == len(INGEST)
+        operators = {**ingest["operators"], **train["operators"]}
+        on_emr = {task for task, kind in operators.items() if kind == operator}
+        assert on_emr == {"fetch_images", "featurize", "reduce", "train", "fine_tune", "score"}
+        assert not [pool for pool in ingest["pools"].values() if "spark" in pool]
+        assert ingest["code"]["featurize"] == "spark_jobs/featurize.py"
 
 
 def test_a_person_is_asked_where_the_dataset_file_says_so(own_places: Path) -> None:

@@ -87,6 +87,23 @@ def test_threads_that_append_first_create_the_table_once(table: Table) -> None:
     assert _uris(table) == [f"uri-{name}" for name in files]
 
 
+def test_threads_that_append_take_turns_and_none_looks_twice(table: Table) -> None:
+    files = {name: tables.write_batches(table, [_batch([name])]) for name in "abcdef"}
+    barrier, looked = threading.Barrier(len(files)), list[str]()
+
+    def append(name: str) -> None:
+        def look(keys: list[str]) -> set[str]:
+            looked.append(name)
+            return set()
+
+        barrier.wait(DEADLINE_SECONDS)
+        tables.append_new(table, files[name], "a", Writer(name), barred=look)
+
+    with ThreadPoolExecutor(len(files)) as pool:
+        list(pool.map(append, files))
+    assert sorted(looked) == list(files)
+
+
 def test_six_processes_that_replace_four_partitions_each_lose_none_and_double_none(
     table: Table, at_once: AtOnce
 ) -> None:

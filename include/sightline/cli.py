@@ -27,6 +27,7 @@ from sightline import (
     lineage_commands,
     local_airflow,
     maintenance_commands,
+    planning_commands,
     rights_commands,
     serving_commands,
     status,
@@ -433,6 +434,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     serving_commands.add_commands(add)
     connection_commands.add_commands(add)
+    planning_commands.add_commands(add)
     add("up", up, "keep Airflow up until Ctrl-C")
     add("down", down, "stop Airflow with all it runs")
     own = add(

@@ -21,6 +21,7 @@ from pydantic import (
 )
 
 from sightline.backbone_names import TORCHVISION_NAMES
+from sightline.compute_config import ComputeSpec
 from sightline.errors import ConfigError
 from sightline.fine_tune_config import FineTuneSpec
 from sightline.keep_config import KeepSpec
@@ -210,6 +211,8 @@ class DatasetSpec(Section):
     limits: LimitsSpec = LimitsSpec()
     quality: QualitySpec = QualitySpec()
     keep: KeepSpec = KeepSpec()
+    # Left out of what a model says of itself: it is the same wherever it was computed.
+    compute: ComputeSpec = Field(default_factory=ComputeSpec, exclude=True)
 
     @model_validator(mode="after")
     def _trains_something(self) -> Self:

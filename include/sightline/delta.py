@@ -4,10 +4,12 @@ A version that held images which were taken down since is refused; see erasure.p
 """
 
 import tempfile
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from functools import wraps
+from typing import Any, Concatenate, ParamSpec, TypeVar
 from urllib.parse import unquote
 
 import pyarrow as pa
@@ -22,6 +24,8 @@ from sightline.errors import StorageError
 from sightline.schema_evolution import add_missing_columns
 
 Slice = list[tuple[str, str, Any]]  # a partition, as delta-rs filters for it
+More = ParamSpec("More")
+Written = TypeVar("Written")
 
 # In a table's folder: files that are gone for good, and what took their places.
 ERASED = "_erased.json"
@@ -36,6 +40,23 @@ class Table:
     url: str
     schema: pa.Schema
     partition_by: str | None = None
+
+
+_TURNS: dict[str, threading.RLock] = {}  # by a table's url
+
+
+def in_turn(
+    write: Callable[Concatenate[Table, More], Written],
+) -> Callable[Concatenate[Table, More], Written]:
+    """Let the threads of this process write to a table one after another. One that is overtaken while it
+    looks what the table holds would have to look again, and of many all but one are overtaken."""
+
+    @wraps(write)
+    def written(table: Table, /, *more: More.args, **named: More.kwargs) -> Written:
+        with _TURNS.setdefault(table.url, threading.RLock()):
+            return write(table, *more, **named)
+
+    return written
 
 
 def open_table(table: Table, version: int | None = None) -> DeltaTable | None:

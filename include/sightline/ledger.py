@@ -104,7 +104,8 @@ def recording(catalog: Catalog, task: TaskRun) -> Iterator[Record]:
     except Exception as error:
         record.findings = getattr(error, "findings", [])
         with suppress(SightlineError, OSError):  # what failed comes first
-            storage.write_json(failure_url(catalog, task), asdict(record))
+            refused = str(error) if isinstance(error, SightlineError) else None
+            storage.write_json(failure_url(catalog, task), {**asdict(record), "refused": refused})
         raise
     record.seconds = round(time.monotonic() - started, 2)
     storage.write_json(record_url(catalog, task), asdict(record))

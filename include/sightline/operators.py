@@ -115,11 +115,33 @@ def failure_of(error: SightlineError) -> AirflowException:
     return kind(str(error))
 
 
-class SparkStageOperator(TableLineage, SparkSubmitOperator):
-    """Submits a stage's Spark job; what the job refuses in a sentence fails without another try.
+class SparkStage(TableLineage):
+    """What a Spark stage is wherever it runs. `counts_if_done` looks without Spark whether there is anything
+    to do."""
 
-    `counts_if_done` looks without Spark whether there is anything to do.
-    """
+    counts_if_done: Callable[[Work], Any] | None
+
+    def is_done(self, context: Context) -> bool:
+        """Whether the stage has nothing to do; then its record says so."""
+        from sightline import ledger
+        from sightline.catalog import open_catalog
+
+        if self.counts_if_done is None:
+            return False
+        spec, catalog = load_dataset(self.dataset), open_catalog(self.dataset)
+        task = current_task(context, spec, self.task_id)
+        found = ledger.Record(self.task_id, task.dag_id, task.run_id, task.partition, "")
+        counts = self.counts_if_done(Work(spec, catalog, task, found, context))
+        if counts is None:
+            return False
+        with ledger.recording(catalog, task) as record:
+            record.counts = counts
+        log.info("%s has nothing to do, and starts no Spark: %s", self.task_id, counts)
+        return True
+
+
+class SparkStageOperator(SparkStage, SparkSubmitOperator):
+    """Submits a stage's Spark job; what the job refuses in a sentence fails without another try."""
 
     template_fields = (*SparkSubmitOperator.template_fields, "dataset")
 
@@ -129,7 +151,7 @@ class SparkStageOperator(TableLineage, SparkSubmitOperator):
         self.dataset = dataset
         self.code = f"spark_jobs/{stage}.py"
         self.quick = options.pop("quick", True)
-        self.counts_if_done: Callable[[Work], Any] | None = options.pop("counts_if_done", None)
+        self.counts_if_done = options.pop("counts_if_done", None)
         super().__init__(
             task_id=stage,
             name=f"{stage}_{dataset}",
@@ -149,7 +171,7 @@ class SparkStageOperator(TableLineage, SparkSubmitOperator):
         """Submit and wait, unless there is nothing to do."""
         from sightline import spark
 
-        if self._is_done(context):
+        if self.is_done(context):
             return
         self.conf = {**spark.submit_conf(self.quick), **(self.conf or {})}
         try:
@@ -159,24 +181,6 @@ class SparkStageOperator(TableLineage, SparkSubmitOperator):
             if refused:
                 raise AirflowFailException(refused[1].strip()) from None
             raise
-
-    def _is_done(self, context: Context) -> bool:
-        """Whether the stage has nothing to do; then its record says so."""
-        from sightline import ledger
-        from sightline.catalog import open_catalog
-
-        if self.counts_if_done is None:
-            return False
-        spec, catalog = load_dataset(self.dataset), open_catalog(self.dataset)
-        task = current_task(context, spec, self.task_id)
-        found = ledger.Record(self.task_id, task.dag_id, task.run_id, task.partition, "")
-        counts = self.counts_if_done(Work(spec, catalog, task, found, context))
-        if counts is None:
-            return False
-        with ledger.recording(catalog, task) as record:
-            record.counts = counts
-        log.info("%s has nothing to do, and starts no Spark: %s", self.task_id, counts)
-        return True
 
 
 class ApprovalStage(ApprovalOperator):

@@ -11,7 +11,14 @@ from datetime import timedelta
 from typing import Any
 
 from airflow.providers.standard.operators.python import PythonOperator
-from airflow.sdk import DAG, Asset, FixedKeyMapper, PartitionedAssetTimetable, task
+from airflow.sdk import (
+    DAG,
+    Asset,
+    BaseOperator,
+    FixedKeyMapper,
+    PartitionedAssetTimetable,
+    task,
+)
 from airflow.sdk.exceptions import AirflowFailException
 
 from sightline.alerting import alert_failure
@@ -56,17 +63,24 @@ def python_stage(spec: DatasetSpec, stage: Callable[[Work], Any], **options: Any
     return StageOperator(dataset=spec.name, stage=stage, owner=spec.owner, **options)
 
 
-def spark_stage(spec: DatasetSpec, stage: str, doc: str, **options: Any) -> SparkStageOperator:
-    """A job of spark_jobs/ as a task of the same name."""
-    partition = partition_template(spec)
-    return SparkStageOperator(
+def spark_stage(spec: DatasetSpec, stage: str, doc: str, **options: Any) -> BaseOperator:
+    """A job of spark_jobs/ as a task of the same name, where the dataset's `compute` has it run."""
+    return _spark_operator(spec)(
         dataset=spec.name,
-        partition=partition,
+        partition=partition_template(spec),
         stage=stage,
         doc_md=doc,
         owner=spec.owner,
         **options,
     )
+
+
+def _spark_operator(spec: DatasetSpec) -> Callable[..., BaseOperator]:
+    if spec.compute.where == "spark":
+        return SparkStageOperator
+    from sightline import emr_operators  # a second of imports, for those who use it
+
+    return emr_operators.OPERATORS[spec.compute.where]
 
 
 def approval_stage(spec: DatasetSpec) -> ApprovalStage:

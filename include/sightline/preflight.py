@@ -6,10 +6,11 @@ Each check returns one line of fact, or raises a SightlineError whose sentence s
 import math
 import os
 
-from sightline import backbones, storage, tables
+from sightline import backbones, emr, storage, tables
 from sightline.catalog import open_catalog
 from sightline.config import DatasetSpec
-from sightline.errors import ResourceError, SourceError
+from sightline.errors import ResourceError, SourceError, WeightsError
+from sightline.settings import load_settings
 from sightline.sources import SOURCES, Access, Survey
 
 TYPICAL_IMAGE_BYTES = 300_000  # where the source does not say
@@ -24,7 +25,7 @@ def check(spec: DatasetSpec, access: Access) -> list[str]:
 
 def check_survey(spec: DatasetSpec, survey: Survey) -> list[str]:
     """The checks that follow from what a source holds."""
-    facts = [*survey.facts]
+    facts = [*survey.facts, *_check_compute(spec)]
     if survey.images_by_class is not None:
         facts.append(_check_classes(spec, survey.images_by_class))
     dim, weights = _check_weights(spec)
@@ -70,6 +71,21 @@ def _check_weights(spec: DatasetSpec) -> tuple[int, str]:
     )
 
 
+def _check_compute(spec: DatasetSpec) -> list[str]:
+    """What jobs on EMR must find elsewhere than on this machine."""
+    compute, weights = spec.compute, spec.backbone.weights
+    if compute.where == "spark":
+        return []
+    emr.check_storage(load_settings().storage)
+    if backbones.is_from_file(spec.backbone) and storage.is_local(weights):
+        raise WeightsError(
+            f"Weights file {weights} lies on this machine, where no job on EMR finds it; copy it to the "
+            "tables' bucket, and set backbone.weights to its s3:// address."
+        )
+    sizes = f"{compute.executor_cores} cores and {compute.executor_memory_gigabytes} GB"
+    return [f"compute: {compute.where}, up to {compute.executors} executors of {sizes}"]
+
+
 def _check_disk(spec: DatasetSpec, survey: Survey, dim: int) -> str:
     """What is held already is not written again, so a nightly run needs room for the new images only."""
     catalog = open_catalog(spec.name)
@@ -104,6 +120,8 @@ def _check_memory(spec: DatasetSpec, survey: Survey, dim: int) -> str:
     folds = spec.train.folds if spec.train else 0
     gramians = (3 + 2 * folds) * dim * dim * 8 if spec.reduce else 0
     needed = SPARK_BYTES + max(matrix, gramians)
+    if spec.compute.where != "spark":
+        return f"memory: about {_size(needed)} needed ({images:,} x {width:,}), on EMR{unknown}"
     physical = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     if needed > physical:
         raise ResourceError(

@@ -11,6 +11,8 @@ SIGHTLINE_LINEAGE_URL   an OpenLineage server (default: a file in STATE)
 
 An object store's address and keys are those that its own tools read: AWS_ENDPOINT_URL,
 AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_REGION.
+
+SIGHTLINE_COMPUTE, where Spark's jobs run, stands in compute_config.py: a dataset file may say otherwise.
 """
 
 import os

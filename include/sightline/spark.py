@@ -79,7 +79,8 @@ def start_session(name: str) -> "SparkSession":
         "PYSPARK_PYTHON", sys.executable
     )  # else workers start the system's python
     builder = SparkSession.builder.appName(name)
-    if "SPARK_ENV_LOADED" not in os.environ and "SPARK_REMOTE" not in os.environ:
+    # On YARN a driver is started by no script that would set SPARK_ENV_LOADED.
+    if not {"SPARK_ENV_LOADED", "SPARK_REMOTE", "PYSPARK_GATEWAY_PORT"} & os.environ.keys():
         builder = builder.master(settings.spark_master or "local[*]")
         conf = {**CONF, **spark_cluster.cluster_conf(settings)}
     told = _told_to_spark_submit()
@@ -148,6 +149,12 @@ def start_workers(session: "SparkSession") -> None:
     threading.Thread(target=job.mode("overwrite").save, daemon=True).start()
 
 
+def most_chunks_at_once(cores: int, is_local: bool = False) -> int:
+    """How many chunks keep so many cores busy; each is a thread of the driver, whose heap is small where it
+    shares the machine with the workers."""
+    return min(cores, 8 if is_local else 64) + 1
+
+
 def run_chunks(
     spark: "SparkSession", chunks: Iterable[Chunk], work: Callable[[Chunk], Any]
 ) -> list[Any]:
@@ -156,7 +163,10 @@ def run_chunks(
     Each chunk commits by itself, so what a killed job had finished stays finished. The first failure
     stops the rest.
     """
-    at_once = min(spark.sparkContext.defaultParallelism, 8) + 1
+    context = spark.sparkContext
+    at_once = most_chunks_at_once(
+        context.defaultParallelism, (context.master or "").startswith("local")
+    )
     failed, room = threading.Event(), threading.Semaphore(at_once)
 
     def run(chunk: Chunk) -> Any:

@@ -37,6 +37,7 @@ from sightline.delta import (
     erased_files,
     file_name,
     file_rows,
+    in_turn,
     literal,
     open_table,
     query,
@@ -208,6 +209,7 @@ def replace_partition(
     raise _too_busy(table)
 
 
+@in_turn
 def append_new(
     table: Table,
     urls: list[str],

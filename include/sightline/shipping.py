@@ -1,0 +1,75 @@
+"""Our code for a cluster that has no checkout: the library and the dataset files as one archive beside the
+tables, named by its content, so that an unchanged one is sent once and a changed one harms no running job.
+
+Unpacked, the archive is a home as SIGHTLINE_HOME would name it: include/sightline, include/datasets.
+"""
+
+import hashlib
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from sightline import storage
+from sightline.config import dataset_files
+from sightline.settings import load_settings
+
+FOLDER = "_code"  # of the storage; no dataset can have such a name
+EPOCH = (1980, 1, 1, 0, 0, 0)  # a zip's earliest time: when a file was written is not its content
+WHOLE = 0o644 << 16  # what a process of another user may read
+
+
+@dataclass(frozen=True)
+class Shipped:
+    """Where a cluster finds our code."""
+
+    archive: str  # a URL
+    program: str  # that of the job, a URL
+
+
+def ship(stage: str) -> Shipped:
+    """Send the library, the dataset files and the program of a stage to the storage, where they are not
+    there already."""
+    files = library_files()
+    program = (load_settings().home / "spark_jobs" / f"{stage}.py").read_bytes()
+    folder = storage.join(load_settings().storage, FOLDER, _digest({**files, stage: program}))
+    shipped = Shipped(
+        storage.join(folder, "sightline.zip"), storage.join(folder, "spark_jobs", f"{stage}.py")
+    )
+    if not storage.exists(shipped.program):  # which comes last: whoever sees it finds the archive
+        with storage.writing(shipped.archive) as stream, zipfile.ZipFile(stream, "w") as archive:
+            for name, content in files.items():
+                entry = zipfile.ZipInfo(name, EPOCH)
+                entry.external_attr = WHOLE
+                archive.writestr(entry, content, zipfile.ZIP_DEFLATED)
+        storage.write_bytes(shipped.program, program)
+    return shipped
+
+
+def ship_file(path: Path) -> str:
+    """Send one file under the name of its content; returns its URL."""
+    content = path.read_bytes()
+    digest = _digest({path.name: content})
+    url = storage.join(load_settings().storage, FOLDER, digest, path.name)
+    if not storage.exists(url):
+        storage.write_bytes(url, content)
+    return url
+
+
+def library_files() -> dict[str, bytes]:
+    """The archive's files by their names in it, sorted."""
+    package = Path(__file__).parent
+    ours = {
+        f"include/sightline/{path.relative_to(package).as_posix()}": path
+        for path in package.rglob("*")
+        if path.is_file() and "__pycache__" not in path.parts
+    }
+    datasets = {f"include/datasets/{path.name}": path for path in dataset_files()}
+    return {name: path.read_bytes() for name, path in sorted({**ours, **datasets}.items())}
+
+
+def _digest(files: dict[str, bytes]) -> str:
+    found = hashlib.sha256()
+    for name, content in files.items():
+        found.update(f"{name}\0{len(content)}\0".encode())
+        found.update(content)
+    return found.hexdigest()[:20]
