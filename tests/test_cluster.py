@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.cluster
 
-RUN_SECONDS = 400
+RUN_SECONDS = 900
 JARS = load_settings().jars
 PHOTOS_PER_CLASS = 40
 FLOWERS = """
