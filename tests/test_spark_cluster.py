@@ -48,12 +48,14 @@ def test_a_laptop_needs_none_of_it(settings: Settings) -> None:
 def test_a_job_on_a_cluster_brings_the_library_by_its_content(settings: Settings) -> None:
     conf = cluster_conf(replace(settings, spark_master=MASTER))
     archive = Path(conf["spark.files"])
-    assert conf["spark.executorEnv.PYTHONPATH"] == archive.name
+    assert conf["spark.executorEnv.PYTHONPATH"] == f"{archive.name}/include"
     assert make_library(settings) == archive
     package = Path(spark_cluster.__file__).parent
     with zipfile.ZipFile(archive) as held:
         names = set(held.namelist())
-    assert {f"sightline/{path.relative_to(package)}" for path in package.rglob("*.py")} <= names
+    assert {
+        f"include/sightline/{path.relative_to(package)}" for path in package.rglob("*.py")
+    } <= names
     assert not any(".pyc" in name for name in names)
 
 
@@ -62,13 +64,13 @@ def test_the_archive_can_be_imported_from(settings: Settings, tmp_path: Path) ->
     program = "import sightline.parquet as p, sightline.schemas; print(p.__file__)"
     told = subprocess.run(
         [sys.executable, "-c", program],
-        env={"PYTHONPATH": archive.name, "PATH": os.environ["PATH"]},
+        env={"PYTHONPATH": f"{archive.name}/include", "PATH": os.environ["PATH"]},
         cwd=archive.parent,
         capture_output=True,
         text=True,
         check=True,
     )
-    assert told.stdout.strip() == f"{archive}/sightline/parquet.py"
+    assert told.stdout.strip() == f"{archive}/include/sightline/parquet.py"
 
 
 def test_tables_on_s3_bring_its_jars_and_lineage_brings_its_own(settings: Settings) -> None:

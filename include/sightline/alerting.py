@@ -11,7 +11,7 @@ from importlib import import_module
 from typing import Any
 
 import httpx
-from airflow.sdk import (
+from airflow.sdk import (  # type: ignore[attr-defined]  # its stub lacks the deadlines
     BaseNotifier,
     Connection,
     DeadlineAlert,

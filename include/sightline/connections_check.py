@@ -180,8 +180,8 @@ def find_connection(name: str) -> Login | None:
     """As Airflow finds it: in the environment, in a secrets backend, in its database. The SDK's own would ask
     a task's supervisor.
     """
-    from airflow.exceptions import AirflowNotFoundException
     from airflow.models import Connection
+    from airflow.sdk.exceptions import AirflowNotFoundException
 
     try:
         found = Connection.get_connection_from_secrets(name)  # noqa: AIR311

@@ -1,5 +1,5 @@
-"""Our code for a cluster that has no checkout: the library and the dataset files as one archive beside the
-tables, named by its content, so that an unchanged one is sent once and a changed one harms no running job.
+"""Our code for machines that have no checkout: the library and the dataset files as one archive, named by its
+content, so that an unchanged one is sent once and a changed one harms no running job.
 
 Unpacked, the archive is a home as SIGHTLINE_HOME would name it: include/sightline, include/datasets.
 """
@@ -8,6 +8,7 @@ import hashlib
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 from sightline import storage
 from sightline.config import dataset_files
@@ -31,16 +32,13 @@ def ship(stage: str) -> Shipped:
     there already."""
     files = library_files()
     program = (load_settings().home / "spark_jobs" / f"{stage}.py").read_bytes()
-    folder = storage.join(load_settings().storage, FOLDER, _digest({**files, stage: program}))
+    folder = storage.join(load_settings().storage, FOLDER, digest_of({**files, stage: program}))
     shipped = Shipped(
         storage.join(folder, "sightline.zip"), storage.join(folder, "spark_jobs", f"{stage}.py")
     )
     if not storage.exists(shipped.program):  # which comes last: whoever sees it finds the archive
-        with storage.writing(shipped.archive) as stream, zipfile.ZipFile(stream, "w") as archive:
-            for name, content in files.items():
-                entry = zipfile.ZipInfo(name, EPOCH)
-                entry.external_attr = WHOLE
-                archive.writestr(entry, content, zipfile.ZIP_DEFLATED)
+        with storage.writing(shipped.archive) as stream:
+            write_archive(stream, files)
         storage.write_bytes(shipped.program, program)
     return shipped
 
@@ -48,7 +46,7 @@ def ship(stage: str) -> Shipped:
 def ship_file(path: Path) -> str:
     """Send one file under the name of its content; returns its URL."""
     content = path.read_bytes()
-    digest = _digest({path.name: content})
+    digest = digest_of({path.name: content})
     url = storage.join(load_settings().storage, FOLDER, digest, path.name)
     if not storage.exists(url):
         storage.write_bytes(url, content)
@@ -67,7 +65,17 @@ def library_files() -> dict[str, bytes]:
     return {name: path.read_bytes() for name, path in sorted({**ours, **datasets}.items())}
 
 
-def _digest(files: dict[str, bytes]) -> str:
+def write_archive(stream: IO[bytes], files: dict[str, bytes]) -> None:
+    """The same files make the same archive."""
+    with zipfile.ZipFile(stream, "w") as archive:
+        for name, content in files.items():
+            entry = zipfile.ZipInfo(name, EPOCH)
+            entry.external_attr = WHOLE
+            archive.writestr(entry, content, zipfile.ZIP_DEFLATED)
+
+
+def digest_of(files: dict[str, bytes]) -> str:
+    """A name for what some files hold."""
     found = hashlib.sha256()
     for name, content in files.items():
         found.update(f"{name}\0{len(content)}\0".encode())

@@ -6,11 +6,10 @@ library itself travels with each job, so that a job and its executors never diff
 the settings: those stand on a command line.
 """
 
-import hashlib
 import os
-import zipfile
 from pathlib import Path
 
+from sightline import shipping
 from sightline.errors import StorageError
 from sightline.settings import Settings
 
@@ -37,25 +36,15 @@ def is_local(master: str) -> bool:
 
 def make_library(settings: Settings) -> Path:
     """The library as a zip file, named by what it holds; workers import from it."""
-    package = Path(__file__).parent
-    files = [path for path in sorted(package.rglob("*")) if _is_shipped(path)]
-    names = [str(path.relative_to(package.parent)) for path in files]
-    digest = hashlib.sha256()
-    for name, path in zip(names, files, strict=True):
-        digest.update(f"{name}\0{hashlib.sha256(path.read_bytes()).hexdigest()}\0".encode())
-    archive = settings.state / "library" / f"sightline-{digest.hexdigest()[:12]}.zip"
+    files = shipping.library_files()
+    archive = settings.state / "library" / f"sightline-{shipping.digest_of(files)}.zip"
     if not archive.exists():
         archive.parent.mkdir(parents=True, exist_ok=True)
         beside = archive.with_name(f".{archive.name}.{os.getpid()}")
-        with zipfile.ZipFile(beside, "w", zipfile.ZIP_DEFLATED) as stream:
-            for name, path in zip(names, files, strict=True):
-                stream.writestr(zipfile.ZipInfo(name), path.read_bytes(), zipfile.ZIP_DEFLATED)
+        with beside.open("wb") as stream:
+            shipping.write_archive(stream, files)
         beside.replace(archive)
     return archive
-
-
-def _is_shipped(path: Path) -> bool:
-    return path.is_file() and "__pycache__" not in path.parts
 
 
 def library_conf(settings: Settings, master: str) -> dict[str, str]:
@@ -67,7 +56,7 @@ def library_conf(settings: Settings, master: str) -> dict[str, str]:
         # An executor gets it into its own folder before its first task. Of --py-files, Spark would tell the
         # workers alone, and not the daemon that forks them and imports the library first.
         "spark.files": str(archive),
-        "spark.executorEnv.PYTHONPATH": archive.name,
+        "spark.executorEnv.PYTHONPATH": f"{archive.name}/include",
     }
 
 
