@@ -22,7 +22,7 @@ from botocore.exceptions import BotoCoreError, ClientError  # type: ignore[impor
 from sightline import emr, storage
 from sightline.config import load_dataset
 from sightline.errors import SightlineError
-from sightline.operators import SparkStage
+from sightline.operators import SparkStage, failure_of
 from sightline.settings import load_settings
 from sightline.work import current_task
 
@@ -66,12 +66,13 @@ class EmrStage(SparkStage):
             storage.remove_tree(ledger.failure_url(catalog, task))  # of an earlier try
             job = self._job(task)
         except SightlineError as error:
-            raise AirflowFailException(str(error)) from None
+            raise failure_of(error) from None
         try:
             yield job
-        except Exception as error:
-            noted = ledger.read_failure(catalog, task) or {}
-            refused = str(error) if isinstance(error, SightlineError) else noted.get("refused")
+        except SightlineError as error:
+            raise failure_of(error) from None
+        except Exception:
+            refused = (ledger.read_failure(catalog, task) or {}).get("refused")
             if refused:
                 raise AirflowFailException(refused) from None
             raise

@@ -104,7 +104,8 @@ def recording(catalog: Catalog, task: TaskRun) -> Iterator[Record]:
     except Exception as error:
         record.findings = getattr(error, "findings", [])
         with suppress(SightlineError, OSError):  # what failed comes first
-            refused = str(error) if isinstance(error, SightlineError) else None
+            is_final = isinstance(error, SightlineError) and not error.may_pass
+            refused = str(error) if is_final else None
             storage.write_json(failure_url(catalog, task), {**asdict(record), "refused": refused})
         raise
     record.seconds = round(time.monotonic() - started, 2)

@@ -171,11 +171,13 @@ class SparkStageOperator(SparkStage, SparkSubmitOperator):
         """Submit and wait, unless there is nothing to do."""
         from sightline import spark
 
-        if self.is_done(context):
-            return
-        self.conf = {**spark.submit_conf(self.quick), **(self.conf or {})}
         try:
+            if self.is_done(context):
+                return
+            self.conf = {**spark.submit_conf(self.quick), **(self.conf or {})}
             super().execute(context)
+        except SightlineError as error:
+            raise failure_of(error) from None
         except AirflowException as error:
             refused = re.search(rf"{REFUSED}(.+)", str(error))
             if refused:
