@@ -292,6 +292,7 @@ def run_stage(
     return record
 
 
+@pytest.mark.slow
 def test_the_stages_leave_a_model_and_a_score_for_each_test_image(
     spark: "SparkSession", spec: DatasetSpec, catalog: Catalog, plan: Plan
 ) -> None:

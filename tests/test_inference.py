@@ -97,6 +97,7 @@ def test_a_batch_too_large_for_the_device_is_halved_until_it_fits(
 
 
 # torch's compiler asks every loaded module for `torch`, and deprecated ones of Airflow's answer so.
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:The `airflow.*torch`")
 def test_a_compiled_network_gives_the_same_features_and_takes_any_number(
     backbone: Backbone,

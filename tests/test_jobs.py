@@ -87,6 +87,7 @@ def run_jobs(folder: Path, jobs: list[str], ids: dict[str, str]) -> list[tuple[i
     return list(zip(codes, parts[0::2], strict=False))
 
 
+@pytest.mark.slow
 def test_refusals_faults_and_a_full_disk_are_told_apart(
     tmp_path: Path, small_disk: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

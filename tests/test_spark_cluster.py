@@ -106,7 +106,10 @@ def test_no_key_stands_on_a_command_line(
     assert conf["spark.hadoop.fs.s3a.endpoint.region"] == "eu-central-1"
 
 
-def test_airflow_is_told_of_cluster_database_and_lineage(settings: Settings) -> None:
+def test_airflow_is_told_of_cluster_database_and_lineage(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("SPARK_LOCAL_IP", raising=False)  # a session of this process may have set it
     database = "postgresql+psycopg://airflow:secret@db/airflow"
     told = replace(
         settings, spark_master=MASTER, database=database, lineage_url="http://marquez:5000"
