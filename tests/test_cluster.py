@@ -135,7 +135,7 @@ def ran(cluster: Cluster) -> str:
 
 def test_digits_are_ingested_and_trained(cluster: Cluster, ran: str) -> None:
     told = status(cluster, "digits")
-    assert (told["images"], told["features"], told["rejects"]) == (1797, 1797, {})
+    assert (told["images"], told["features"], told["rejects"]) == (1797, 1797, 0)
     assert told["champion"]["metrics"]["accuracy"] >= 0.95
     assert told["report"].startswith(f"s3://{BUCKET}/data/digits/reports/")
     assert "accuracy" in ran
