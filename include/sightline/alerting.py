@@ -1,7 +1,8 @@
 """Alerts through Airflow's notifiers: a task has failed for good, a nightly run is late, a gate has refused.
 
-Airflow calls these in the task's process, in the DAG processor where that process was killed, and by an
-executor for deadlines. One receiver that cannot be reached keeps no other from being told, and fails no run.
+Airflow calls these in the task's process, in the DAG processor where that process was lost, and by an
+executor for deadlines; of a process that was killed in its last try it tells nobody. One receiver that
+cannot be reached keeps no other from being told, and fails no run.
 """
 
 import logging
