@@ -11,7 +11,9 @@ import sys
 import urllib.request
 
 TIMEOUT_SECONDS = 5
-DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # a container is beside its server
+DIRECT = urllib.request.build_opener(
+    urllib.request.ProxyHandler({})
+)  # a container is beside its server
 
 
 def find_problem(url: str, part: str | None = None) -> str | None:
