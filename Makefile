@@ -32,13 +32,13 @@ connections-check: environment ## are all logins and servers there that the data
 test: check ## make check, then the tests; ARGS='-k tables' picks some
 	@.venv/bin/pytest $(ARGS)
 
-test-slow: development ## a real Airflow, trainings in several processes, studies, a little chaos (25 minutes)
+test-slow: development ## a real Airflow, trainings in several processes, studies, a little chaos (20 minutes)
 	@.venv/bin/pytest -m 'slow or end_to_end or chaos' $(ARGS)
 
-test-nightly: development ## the founding datasets and a month's backfill, whole (25 minutes)
+test-nightly: cluster ## the founding datasets and a month's backfill, whole; docker-compose.yaml's services (40 minutes)
 	@.venv/bin/pytest -m nightly $(ARGS)
 
-test-cluster: cluster ## Postgres, Spark's master with two workers, S3 of this machine: whole runs on them (6 minutes)
+test-cluster: cluster ## Postgres, Spark's master with two workers, S3 of this machine: whole runs on them (10 minutes)
 	@.venv/bin/pytest -m cluster $(ARGS)
 
 chaos: development ## things break: processes killed, disks full, a store that misbehaves; SIZE=10 [SEED=1] (an hour)

@@ -19,7 +19,7 @@ import pytest
 from tests import compose
 from tests.compose import HOME, Service, World, running
 
-pytestmark = pytest.mark.cluster
+pytestmark = pytest.mark.nightly
 
 NOT_HERE = {"marquez", "marquez-web"}
 AT_ONCE = {"airflow-scheduler", "airflow-dag-processor", "airflow-triggerer", "spark-worker"}

@@ -21,7 +21,7 @@ from tests.conftest import catalog_of, make_task, write_dataset, write_photos
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.nightly
 SECONDS = 300
 PREFIX = "spark.emr-serverless.driverEnv."
 ONE_OF_LOCAL_CLUSTER = "local-cluster[1,2,4096]"  # executors: cores, megabytes

@@ -13,7 +13,7 @@ from sightline import models, storage, tables
 from sightline.catalog import open_catalog
 from tests.conftest import run_sightline, write_photos
 
-pytestmark = pytest.mark.end_to_end
+pytestmark = pytest.mark.nightly
 
 DATASET = """
 source: {{type: folder, path: {photos}}}

@@ -57,8 +57,8 @@ def run(
     [
         pytest.param("land_transport", marks=pytest.mark.slow),
         pytest.param("open_images_car_tree", marks=pytest.mark.slow),
-        pytest.param("sun397", marks=pytest.mark.slow),
-        pytest.param("fruits_360", marks=pytest.mark.nightly),  # two minutes each
+        pytest.param("sun397", marks=pytest.mark.nightly),  # half a minute to two minutes each
+        pytest.param("fruits_360", marks=pytest.mark.nightly),
         pytest.param("car_models", marks=pytest.mark.nightly),
     ],
 )

@@ -17,9 +17,9 @@ def make_bucket(url: str) -> str | None:
     try:
         if fs.exists(bucket):
             return None
+        fs.mkdir(bucket)
     except PermissionError:  # keys for one prefix of it, as they should be
         return None
-    fs.mkdir(bucket)
     return bucket
 
 
