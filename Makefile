@@ -3,7 +3,7 @@
 .PHONY: help demo run backfill serve up down status connections-check audit test test-slow test-nightly test-cluster chaos check bench environment development cluster jars peers lock
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-17s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: environment ## handwritten digits, end to end: ingest, features, classifier, report
 	@.venv/bin/sightline demo
