@@ -54,7 +54,9 @@ def _merge(table: Table, partition: str | None, sizes: dict[str, int]) -> int:
         batches = tables.dataset_of(small, table.schema).to_batches(
             batch_size=ROWS_AT_ONCE, batch_readahead=1, fragment_readahead=1
         )
-        return [*(url for url in urls if url not in small), *tables.write_batches(table, batches)]
+        gone = set(small)
+        rest = [url for url in urls if url not in gone]
+        return [*rest, *tables.write_batches(table, batches)]
 
     tables.exchange(table, partition, rewrite, WRITER)
     return merged

@@ -265,11 +265,12 @@ def exchange(
         after = rewrite(before)
         if after is None:
             return
-        new = [url for url in after if url not in before]
+        held, kept = set(before), set(after)
+        new = [url for url in after if url not in held]
         actions: list[AddAction | RemoveAction] = [
             _add_action(table, url, partition) for url in new
         ]
-        actions += [_remove_action(table, url, partition) for url in before if url not in after]
+        actions += [_remove_action(table, url, partition) for url in before if url not in kept]
         transaction = (opened.transaction_version(writer.identity) or 0) + 1
         if _commit(opened, table, actions, "append", writer, transaction, None):
             return
