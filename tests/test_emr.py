@@ -19,7 +19,6 @@ from airflow.providers.amazon.aws.operators.emr import EmrServerlessStartJobOper
 from airflow.sdk.exceptions import AirflowFailException, AirflowTaskTimeout
 from moto.emr.models import emr_backends
 from moto.emrserverless.models import emrserverless_backends
-from moto.server import ThreadedMotoServer
 
 from sightline import emr, ledger, preflight, shipping, storage
 from sightline.catalog import open_catalog
@@ -31,6 +30,7 @@ from sightline.orchestration import spark_stage
 from sightline.sources import Survey
 from sightline.work import Work
 from tests.conftest import write_dataset
+from tests.servers.aws import aws_server
 
 ACCOUNT, REGION = "123456789012", "us-east-1"
 ROLE = f"arn:aws:iam::{ACCOUNT}:role/sightline-job"
@@ -66,12 +66,8 @@ class Task:
 @pytest.fixture(scope="session")
 def aws_address() -> Iterator[str]:
     """A server of this machine's own that answers as AWS does."""
-    logging.getLogger("werkzeug").setLevel(logging.ERROR)
-    server = ThreadedMotoServer("127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    yield f"http://{host}:{port}"
-    server.stop()
+    with aws_server() as address:
+        yield address
 
 
 @pytest.fixture

@@ -9,11 +9,11 @@ import httpx
 import pyarrow as pa
 import pytest
 from deltalake import DeltaTable, write_deltalake
-from moto.server import ThreadedMotoServer
 from s3fs import S3FileSystem
 
 from sightline import bucket, storage
 from sightline.errors import StorageError
+from tests.servers.aws import aws_server
 
 pytestmark = pytest.mark.slow
 
@@ -24,29 +24,26 @@ BUCKET = "sightline"
 @pytest.fixture
 def own_keys(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """An S3 server with the bucket, and the keys of a user who has the policy and nothing more."""
-    server = ThreadedMotoServer("127.0.0.1", port=0)
-    server.start()
-    address = "http://{}:{}".format(*server.get_host_and_port())
-    monkeypatch.setenv("AWS_ENDPOINT_URL", address)
-    monkeypatch.setenv("AWS_REGION", "us-east-1")
-    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "root")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "root")
-    httpx.post(f"{address}/moto-api/reset").raise_for_status()
-    boto3.Session().client("s3").create_bucket(Bucket=BUCKET)
-    iam = boto3.Session().client("iam")
-    iam.create_user(UserName="sightline")
-    iam.put_user_policy(UserName="sightline", PolicyName="tables", PolicyDocument=POLICY)
-    key = iam.create_access_key(UserName="sightline")["AccessKey"]
-    httpx.post(f"{address}/moto-api/reset-auth", content=b"0").raise_for_status()
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", key["AccessKeyId"])
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", key["SecretAccessKey"])
-    monkeypatch.setenv("SIGHTLINE_STORAGE", f"s3://{BUCKET}/data")
-    S3FileSystem.clear_instance_cache()
-    yield
-    S3FileSystem.clear_instance_cache()
-    httpx.post(f"{address}/moto-api/reset-auth", content=b"1000000")
-    server.stop()
+    with aws_server() as address:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", address)
+        monkeypatch.setenv("AWS_REGION", "us-east-1")
+        monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+        monkeypatch.setenv("AWS_ACCESS_KEY_ID", "root")
+        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "root")
+        httpx.post(f"{address}/moto-api/reset").raise_for_status()
+        boto3.Session().client("s3").create_bucket(Bucket=BUCKET)
+        iam = boto3.Session().client("iam")
+        iam.create_user(UserName="sightline")
+        iam.put_user_policy(UserName="sightline", PolicyName="tables", PolicyDocument=POLICY)
+        key = iam.create_access_key(UserName="sightline")["AccessKey"]
+        httpx.post(f"{address}/moto-api/reset-auth", content=b"0").raise_for_status()
+        monkeypatch.setenv("AWS_ACCESS_KEY_ID", key["AccessKeyId"])
+        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", key["SecretAccessKey"])
+        monkeypatch.setenv("SIGHTLINE_STORAGE", f"s3://{BUCKET}/data")
+        S3FileSystem.clear_instance_cache()
+        yield
+        S3FileSystem.clear_instance_cache()
+        httpx.post(f"{address}/moto-api/reset-auth", content=b"1000000")
 
 
 @pytest.mark.usefixtures("own_keys")

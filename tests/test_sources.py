@@ -1,7 +1,6 @@
 """Sources: what a folder holds, on a disk, in S3 or behind a web server, and how they say no."""
 
 import functools
-import logging
 import os
 import socket
 from collections import Counter
@@ -47,14 +46,10 @@ def pages() -> Iterator[tuple[str, dict[str, Any]]]:
 @pytest.fixture(scope="session")
 def s3_address() -> Iterator[str]:
     """An S3 server of this machine's own."""
-    from moto.server import ThreadedMotoServer
+    from tests.servers.aws import aws_server  # moto takes a second
 
-    logging.getLogger("werkzeug").setLevel(logging.ERROR)
-    server = ThreadedMotoServer("127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    yield f"http://{host}:{port}"
-    server.stop()
+    with aws_server() as address:
+        yield address
 
 
 @pytest.fixture

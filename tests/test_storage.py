@@ -8,12 +8,12 @@ from pathlib import Path
 import boto3
 import pyarrow as pa
 import pytest
-from moto.server import ThreadedMotoServer
 from s3fs import S3FileSystem
 
 from sightline import storage, tables
 from sightline.errors import StorageError
 from sightline.tables import Table, Writer
+from tests.servers.aws import aws_server
 
 
 @pytest.fixture(params=["local", "memory"])
@@ -93,19 +93,15 @@ def test_a_file_that_cannot_be_written_is_named_and_leaves_nothing(tmp_path: Pat
 @pytest.fixture(scope="module")
 def bucket() -> Iterator[str]:
     """The URL of a bucket on a real S3 server of this machine."""
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    with pytest.MonkeyPatch.context() as environment:
+    with aws_server() as address, pytest.MonkeyPatch.context() as environment:
         environment.setenv("AWS_ACCESS_KEY_ID", "test")
         environment.setenv("AWS_SECRET_ACCESS_KEY", "test")
         environment.setenv("AWS_DEFAULT_REGION", "us-east-1")
-        host, port = server.get_host_and_port()
-        environment.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
+        environment.setenv("AWS_ENDPOINT_URL", address)
         boto3.client("s3").create_bucket(Bucket="pets-bucket")
         S3FileSystem.clear_instance_cache()  # one of another test would ask another server
         yield "s3://pets-bucket"
     S3FileSystem.clear_instance_cache()
-    server.stop()
 
 
 def test_what_another_process_wrote_to_an_object_store_is_seen_at_once(bucket: str) -> None:

@@ -12,7 +12,6 @@ from typing import Any
 import fsspec
 import pyarrow as pa
 import pytest
-from moto.server import ThreadedMotoServer
 
 from sightline import compaction, leftovers, models, rejection, storage, tables
 from sightline.catalog import Catalog
@@ -21,6 +20,7 @@ from sightline.tables import Writer
 from tests.chaos import killing
 from tests.chaos.store import FAULTS, Mischief, misbehaving
 from tests.conftest import made_up_image_row, make_task
+from tests.servers.aws import aws_server
 
 pytestmark = pytest.mark.chaos
 NOW = datetime.now(UTC)
@@ -31,12 +31,8 @@ WRITERS, CHUNKS, ROWS = 3, min(3 * killing.SIZE, 8), 6
 @pytest.fixture(scope="module")
 def address() -> Iterator[str]:
     """An S3 server that does what it should."""
-    logging.getLogger("werkzeug").setLevel(logging.ERROR)
-    server = ThreadedMotoServer("127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    yield f"http://{host}:{port}"
-    server.stop()
+    with aws_server() as address:
+        yield address
 
 
 @pytest.fixture(params=["all", *(FAULTS if killing.SIZE > 1 else ())])
