@@ -39,7 +39,12 @@ class Workplace:
     folder: Path
 
     def write_dataset(
-        self, source: str, *more: str, backbone: str = "resnet18", image_size: int | None = None
+        self,
+        source: str,
+        *more: str,
+        backbone: str = "resnet18",
+        weights: str = "random",
+        image_size: int | None = None,
     ) -> None:
         """Write the dataset file; `source` and `more` are its YAML lines."""
         size = "null" if image_size is None else str(image_size)
@@ -47,7 +52,7 @@ class Workplace:
         datasets.mkdir(parents=True, exist_ok=True)
         lines = [
             source,
-            f"backbone: {{name: {backbone}, weights: random, image_size: {size}}}",
+            f"backbone: {{name: {backbone}, weights: {weights}, image_size: {size}}}",
             *more,
         ]
         (datasets / f"{DATASET}.yaml").write_text("\n".join(lines) + "\n")

@@ -1,9 +1,11 @@
 """Training as fine_tune does it, in bf16 and in fp32, beside a plain fp32 loop: images a second, accuracy.
 
     .venv/bin/python -m benchmarks.training --epochs 12 --size 112 --rounds 5
+    .venv/bin/python -m benchmarks.training --photos FOLDER --backbone resnet50 --weights FILE --rate 0.0005
 
 ResNet-18 from the same random weights learns scikit-learn's digits, all layers, with the same optimiser,
-rates, batches and images, shuffled anew in each round. The plain loop is PyTorch as its tutorials have it:
+rates, batches and images, shuffled anew in each round; or a network from given weights learns a folder of
+photos, a folder a class. The plain loop is PyTorch as its tutorials have it:
 eager, fp32, images in a DataLoader with a process beside. All train with all cores. The accuracy is that of
 the test split over all rounds; our loop in fp32 tells what the precision does from what the loop does.
 """
@@ -16,6 +18,7 @@ import sys
 import time
 from collections.abc import Iterator
 from functools import partial
+from pathlib import Path
 from statistics import fmean
 from typing import Any
 
@@ -23,19 +26,22 @@ from benchmarks import measuring
 from benchmarks.measuring import median
 from benchmarks.sightline_jobs import DATASET, Workplace
 
-BATCH, RATE = 64, 0.003
+BATCH = 64
 WAYS = {"Sightline, bf16": "bf16", "Sightline, fp32": "fp32", "plain loop, fp32": None}
 PLAIN = "plain loop, fp32"
 
 
-def prepare(place: Workplace, size: int, epochs: int) -> None:
-    """The digits in the images table."""
+def prepare(place: Workplace, asked: argparse.Namespace) -> None:
+    """The digits, or the photos of the folder, in the images table."""
     place.forget("")
-    tuning = f"{{trainable: all, epochs: {epochs}, learning_rate: {RATE}, batch_size: {BATCH}, "
+    photos = json.dumps(str(asked.photos))
+    tuning = f"epochs: {asked.epochs}, learning_rate: {asked.rate}, batch_size: {BATCH}, "
     place.write_dataset(
-        "source: {type: digits}",
-        f"fine_tune: {tuning}augmentation: none, keep: last}}",
-        image_size=size,
+        f"source: {{type: folder, path: {photos}}}" if asked.photos else "source: {type: digits}",
+        f"fine_tune: {{trainable: all, {tuning}augmentation: none, keep: last}}",
+        backbone=asked.backbone,
+        weights=asked.weights,
+        image_size=asked.size,
     )
     place.list_images()
     place.submit("fetch_images")
@@ -46,12 +52,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--one", choices=tuple(WAYS), help=argparse.SUPPRESS)
     parser.add_argument("--seed", type=int, default=0, help=argparse.SUPPRESS)
+    parser.add_argument("--photos", type=Path, help="a folder with a folder a class; else the digits")
+    parser.add_argument("--backbone", default="resnet18")
+    parser.add_argument("--weights", default="random", help="as in a dataset file")
+    parser.add_argument("--rate", type=float, default=0.003, help="the highest learning rate")
     asked = measuring.add_arguments(parser, epochs=12, size=112, rounds=5)
     if asked.one:
         print(json.dumps(run_one(asked.one, asked.seed)))
         return
     place = Workplace(asked.workplace / "training")
-    prepare(place, asked.size, asked.epochs)
+    prepare(place, asked)
     ways = {way: partial(run_way, place, way, itertools.count()) for way in WAYS}
     found = measuring.in_turns(ways, asked.rounds)
     speeds = {way: median(run["images_per_second"] for run in found[way]) for way in WAYS}
@@ -66,7 +76,8 @@ def main() -> None:
         }
         for way in WAYS
     ]
-    shape = {name: getattr(asked, name) for name in ("epochs", "size", "rounds")}
+    names = ("backbone", "weights", "rate", "epochs", "size", "rounds")
+    shape = {name: getattr(asked, name) for name in names}
     measuring.write_results(asked.results, rows, measuring.our_versions(), **shape)
 
 
@@ -134,7 +145,7 @@ def train_plainly(job: Any) -> tuple[Any, float]:
     for epoch in range(epochs):
         began = time.monotonic()
         for step, (pictures, classes) in enumerate(plain_batches(job, epoch, steps * BATCH)):
-            rate = RATE * recipes.one_cycle((epoch * steps + step) / (epochs * steps))
+            rate = job.spec.learning_rate * recipes.one_cycle((epoch * steps + step) / (epochs * steps))
             optimizer.param_groups[0]["lr"] = rate
             loss = nn.functional.cross_entropy(network(pictures), classes)
             optimizer.zero_grad()
