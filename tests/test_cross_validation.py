@@ -22,7 +22,7 @@ from sightline.embeddings import chosen_rows
 from sightline.errors import TrainingError
 from sightline.reduction import reduce_features
 from sightline.training import train_classifier
-from sightline.training.cross_validation import fit_pcas, project_rows
+from sightline.training.cross_validation import Score, choose, fit_pcas, project_rows
 from sightline.training.folds import at_home, deal_folds
 from tests.conftest import make_task, store_embeddings, store_rows, write_dataset
 
@@ -146,6 +146,24 @@ def test_its_accuracies_are_those_of_a_pipeline_fitted_anew_in_each_fold(
         ours_in_sklearn = make_pipeline(PCA(2), StandardScaler(), head)
         theirs = cross_val_score(ours_in_sklearn, values, LABELS, cv=PredefinedSplit(folds))
         assert tried["accuracy"] == pytest.approx(theirs.mean(), abs=0.0101)
+        losses = cross_val_score(
+            ours_in_sklearn, values, LABELS, cv=PredefinedSplit(folds), scoring="neg_log_loss"
+        )
+        assert tried["log_loss"] == pytest.approx(-losses.mean(), abs=0.01)
+
+
+def test_of_what_is_as_accurate_the_one_that_knows_how_sure_it_is_is_chosen() -> None:
+    scores = [Score(0.90, 0.30), Score(0.96, 0.20), Score(0.97, 1.00)]
+    assert choose(scores, 100) == 1  # a standard error is 1.7 points
+    assert choose(scores, 10_000) == 2  # 0.17 points
+
+
+def test_without_log_loss_the_most_accurate_is_chosen() -> None:
+    assert choose([Score(0.96, None), Score(0.97, None), Score(0.96, None)], 100) == 1
+
+
+def test_where_nothing_is_wrong_log_loss_decides() -> None:
+    assert choose([Score(1.0, 0.2), Score(1.0, 0.1), Score(0.99, 0.0)], 100) == 1
 
 
 def test_a_folds_pca_is_that_of_all_other_rows(spark: "SparkSession", catalog: Catalog,

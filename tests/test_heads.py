@@ -132,8 +132,8 @@ train: {head: random_forest, trees: 5, depths: [3, 1], folds: 2}
     assert model is not None
     tried = model["head"]["grid"]
     assert [(one["trees"], one["depth"]) for one in tried] == [(5, 3), (5, 1)]
-    best = max(tried, key=lambda one: one["accuracy"])
-    assert {**model["head"]["parameters"], "accuracy": best["accuracy"]} == best
+    best = min(tried, key=lambda one: one["log_loss"])
+    assert best == {**best, **model["head"]["parameters"]}
     assert record.counts == {"rows": 60, **best}
     assert model["reduction"]["components"] == 3
     classifier = models.load_classifier(catalog, model)

@@ -157,7 +157,7 @@ class World:
                 "kind": "logistic_regression",
                 "parameters": {"penalty": 0.03},
                 "grid": [
-                    {"penalty": 0.03, "accuracy": 0.9512},
+                    {"penalty": 0.03, "accuracy": 0.9512, "log_loss": 0.4321},
                     {"penalty": 0.003, "accuracy": 0.9321},
                 ],
             },
@@ -579,7 +579,7 @@ def test_a_missing_run_is_said(world: World) -> None:
 def test_provenance_names_versions_parameters_and_penalties(world: World) -> None:
     text = Page(world.page()).sections["provenance"]
     assert "images 1 24 splits 1 24" in text
-    assert "penalty 0.003 93.21% penalty 0.03 chosen 95.12%" in text
+    assert "penalty 0.003 93.21% – penalty 0.03 chosen 95.12% 0.432" in text
     assert "seed of this run 3" in text
     assert "reduce.explained_variance 0.95" in text
     assert "backbone.seed 7" in text

@@ -104,6 +104,7 @@ def test_the_best_penalty_is_chosen_and_the_model_describes_itself(
     grid = model["head"]["grid"]
     assert [entry["penalty"] for entry in grid] == [0.003, 3.0]
     assert grid[0]["accuracy"] > grid[1]["accuracy"]
+    assert grid[0]["log_loss"] < grid[1]["log_loss"]
     assert model["head"]["kind"] == "logistic_regression"
     assert model["head"]["parameters"] == {"penalty": 0.003}
     assert counts == {"rows": 280, **grid[0]}

@@ -118,12 +118,12 @@ def provenance(report: ReportInput) -> dict[str, Any]:
 
 
 def _grid(head: dict[str, Any]) -> list[dict[str, Any]]:
-    """What was tried, weakest first: its parameters in words, its accuracy, and which was chosen."""
+    """What was tried, weakest first: its parameters in words, its scores, and which was chosen."""
     rows = []
     for tried in head["grid"]:
-        entry = {name: value for name, value in tried.items() if name != "accuracy"}
-        chosen = entry == head["parameters"]
-        rows.append({"tried": entry, "accuracy": tried["accuracy"], "chosen": chosen})
+        scores = {"accuracy": tried["accuracy"], "log_loss": tried.get("log_loss")}
+        entry = {name: value for name, value in tried.items() if name not in scores}
+        rows.append({"tried": entry, **scores, "chosen": entry == head["parameters"]})
     ordered = sorted(rows, key=lambda row: list(row["tried"].values()))
     return [{**row, "tried": parameters(row["tried"])} for row in ordered]
 

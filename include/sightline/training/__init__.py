@@ -7,8 +7,6 @@ What is kept is portable: PCA, scaler and head as plain arrays, which predict wi
 import logging
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from sightline import models, spark, storage, tables
 from sightline.catalog import Catalog
 from sightline.classifiers import Classifier, Pca
@@ -19,7 +17,13 @@ from sightline.ledger import Record, TaskRun
 from sightline.models import Plan
 from sightline.provenance import java_of
 from sightline.schemas import EXCLUSIONS, FEATURES, IMAGES, LABEL_OVERRIDES, REDUCED, SPLITS
-from sightline.training.cross_validation import cross_validate, fit_pcas, project_rows
+from sightline.training.cross_validation import (
+    Score,
+    choose,
+    cross_validate,
+    fit_pcas,
+    project_rows,
+)
 from sightline.training.fitting import Course, fit_pipeline, plan_course, to_classifier
 from sightline.training.folds import at_home, deal_folds
 from sightline.training.heads import HEADS
@@ -51,18 +55,15 @@ def train_classifier(
     counts = _count_classes(spec, spec.train, rows)
     course = plan_course(spec.train, counts, rows)
     grid = HEADS[spec.train.head].grid(spec.train)
-    accuracies = _cross_validate(spec, catalog, plan, rows, course)
-    best = int(np.argmax(accuracies))
+    scores = _cross_validate(spec, catalog, plan, rows, course)
+    total = sum(counts.values())
+    best = choose(scores, total)
     fitted = fit_pipeline(rows, course, grid[best])
     pca = models.load_pca(catalog, plan.version) if spec.reduce else None
     with storage.temporary_folder(catalog.staging, "train") as folder:
         classifier = to_classifier(fitted, spec.train.head, pca, folder)
     models.save_classifier(catalog, plan.version, classifier)
-    tried = [
-        {**entry, "accuracy": round(accuracy, 4)}
-        for entry, accuracy in zip(grid, accuracies, strict=True)
-    ]
-    total = sum(counts.values())
+    tried = [{**entry, **_rounded(score)} for entry, score in zip(grid, scores, strict=True)]
     head = {"kind": spec.train.head, "parameters": grid[best], "grid": tried}
     model = models.describe(spec, catalog, plan, models.HEAD, java_of(session))
     own = {**_describe(spec.train, classifier), "head": head, "rows": {"train": total}}
@@ -73,8 +74,8 @@ def train_classifier(
 
 def _cross_validate(
     spec: DatasetSpec, catalog: Catalog, plan: Plan, rows: "DataFrame", course: Course
-) -> list[float]:
-    """Accuracy of each entry of the head's grid. With a PCA, each fold has its own."""
+) -> list[Score]:
+    """The score of each entry of the head's grid. With a PCA, each fold has its own."""
     train = course.train
     keys = rows.select("image_id", "label", "group_id", "home")
     dealt = deal_folds(keys, course.labels, train.folds, train.seed)
@@ -147,6 +148,11 @@ def _count_classes(spec: DatasetSpec, train: TrainSpec, rows: "DataFrame") -> di
             "train images that do not look alike; add images or lower it."
         )
     return counts
+
+
+def _rounded(score: Score) -> dict[str, float]:
+    known = {name: value for name, value in vars(score).items() if value is not None}
+    return {name: round(value, 4) for name, value in known.items()}
 
 
 def _describe(train: TrainSpec, classifier: Classifier) -> dict[str, Any]:

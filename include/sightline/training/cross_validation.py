@@ -7,6 +7,8 @@ made in one pass over the features, and a fold's PCA comes of all the others'.
 import logging
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from math import sqrt
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -33,41 +35,80 @@ ROWS_OF_A_FOLD = pa.schema(
         pa.field("values", pa.list_(pa.float32())),
     ]
 )
+LEAST_PROBABILITY = 1e-15  # a class that a forest never voted for must not make a loss infinite
 
 
-def cross_validate(rows_for: Callable[[int], "DataFrame"], course: Course) -> list[float]:
-    """Accuracy of each entry of the head's grid, the mean of the folds'; weighted where images are.
+@dataclass(frozen=True)
+class Score:
+    """How an entry of a grid does on images that it has not seen; weighted where images are."""
+
+    accuracy: float
+    log_loss: float | None  # of the right class, in nats; None for a head without probabilities
+
+
+def cross_validate(rows_for: Callable[[int], "DataFrame"], course: Course) -> list[Score]:
+    """The score of each entry of the head's grid, the mean of the folds'.
 
     `rows_for` gives the rows (image_id, label, fold, values) as they are while a fold is held out; it is
     asked for each fold once, in order.
     """
     grid = HEADS[course.train.head].grid(course.train)
-    folds = range(course.train.folds)
-    accuracies = [_validate(rows_for(fold), fold, grid, course) for fold in folds]
-    return [float(mean) for mean in np.mean(accuracies, axis=0)]
+    folds = [_validate(rows_for(fold), fold, grid, course) for fold in range(course.train.folds)]
+    return [_mean(scores) for scores in zip(*folds, strict=True)]
 
 
-def _validate(rows: "DataFrame", fold: int, grid: list[Parameters], course: Course) -> list[float]:
-    """Accuracy of each entry of the grid on a fold, fitted on all others."""
-    from pyspark.ml.evaluation import MulticlassClassificationEvaluator
+def choose(scores: list[Score], images: int) -> int:
+    """Which entry of a grid is fitted: of those whose accuracy so many images cannot tell from the best
+    one's (within a standard error), the one with the lowest log loss; without it the most accurate.
+    """
+    best = max(scores, key=lambda score: score.accuracy).accuracy
+    enough = best - sqrt(best * (1 - best) / images)
 
+    def merit(number: int) -> tuple[bool, float, float]:
+        score = scores[number]
+        is_close = score.accuracy >= enough
+        return is_close, -score.log_loss if is_close and score.log_loss else 0.0, score.accuracy
+
+    return max(range(len(scores)), key=merit)
+
+
+def _mean(scores: Iterable[Score]) -> Score:
+    accuracies, losses = zip(*((score.accuracy, score.log_loss) for score in scores), strict=True)
+    return Score(float(np.mean(accuracies)), None if None in losses else float(np.mean(losses)))
+
+
+def _validate(rows: "DataFrame", fold: int, grid: list[Parameters], course: Course) -> list[Score]:
+    """The score of each entry of the grid on a fold, fitted on all others."""
     vectors = in_order(rows, course).cache()
     prepared = fit_scaler(vectors.where(vectors["fold"] != fold), course)
     ready = prepared.transform(vectors)
     train, held_out = ready.where(ready["fold"] != fold), ready.where(ready["fold"] == fold)
-    evaluator = MulticlassClassificationEvaluator(
-        labelCol="class", metricName="accuracy", weightCol="weight"
-    )
 
-    def accuracy(entry: Parameters) -> float:
+    def score(entry: Parameters) -> Score:
         model = make_estimator(course, entry, prepared).fit(train)
-        return float(evaluator.evaluate(model.transform(held_out)))
+        return _score(model.transform(held_out))
 
     at_once = min(len(grid), rows.sparkSession.sparkContext.defaultParallelism)
     with ThreadPoolExecutor(at_once) as pool:
-        accuracies = list(pool.map(accuracy, grid))
+        scores = list(pool.map(score, grid))
     vectors.unpersist()
-    return accuracies
+    return scores
+
+
+def _score(predicted: "DataFrame") -> Score:
+    """Of rows (class, prediction, weight, and probability where the head has some), in one pass."""
+    from pyspark.ml.functions import vector_to_array
+    from pyspark.sql import functions
+
+    is_right, weight = functions.expr("cast(prediction = class AS double)"), functions.col("weight")
+    wanted = [functions.sum(is_right * weight) / functions.sum(weight)]
+    if "probability" in predicted.columns:
+        chances = vector_to_array(functions.col("probability"))
+        chance = functions.get(chances, functions.col("class").cast("int"))
+        loss = -functions.log(functions.greatest(chance, functions.lit(LEAST_PROBABILITY)))
+        wanted.append(functions.sum(loss * weight) / functions.sum(weight))
+    (row,) = predicted.agg(*wanted).collect()
+    return Score(row[0], row[1] if len(row) > 1 else None)
 
 
 def fit_pcas(selection: Selection, shift: Array, wanted: ReduceSpec, folder: str) -> Iterator[Pca]:
