@@ -77,9 +77,11 @@ def test_tables_on_s3_bring_its_jars_and_lineage_brings_its_own(settings: Settin
     on_s3 = replace(settings, storage="s3://bucket/data")
     assert jars_of(on_s3) == ["hadoop-aws-3.5.0.jar", "s3-2.35.4.jar"]
     told = replace(settings, lineage_url="http://marquez:5000")
-    assert jars_of(told) == ["openlineage-spark_2.13-1.53.0.jar"]
+    assert jars_of(told) == []
+    listener = settings.jars / "openlineage-spark_2.13-1.53.0.jar"
+    assert cluster_conf(told)["spark.driver.extraClassPath"] == str(listener)
     assert cluster_conf(told)["spark.openlineage.transport.url"] == "http://marquez:5000"
-    assert len(jars_of(replace(told, storage="s3://bucket/data"))) == 3
+    assert jars_of(replace(told, storage="s3://bucket/data")) == jars_of(on_s3)
 
 
 def test_tables_on_s3_without_the_jar_are_refused_in_a_sentence(settings: Settings) -> None:

@@ -20,13 +20,11 @@ FILES_OF_A_TABLE = "(?<remove>/(files|fetch)-[0-9a-f]{32}.*)"
 
 def cluster_conf(settings: Settings) -> dict[str, str]:
     """The settings for spark-submit; StorageError where a jar is missing."""
-    conf = {
+    return {
         **library_conf(settings, settings.spark_master),
         **_object_store(settings),
         **_lineage(settings),
     }
-    jars = _jars(settings)
-    return {**conf, "spark.jars": ",".join(map(str, jars))} if jars else conf
 
 
 def is_local(master: str) -> bool:
@@ -60,25 +58,22 @@ def library_conf(settings: Settings, master: str) -> dict[str, str]:
     }
 
 
-def _jars(settings: Settings) -> list[Path]:
-    """What lies in the folder of jars and is needed; an image may hold them among Spark's own instead."""
-    found = sorted(settings.jars.glob("*.jar"))
-    if _is_on_s3(settings) and not any("hadoop-aws" in path.name for path in _all_jars(found)):
+def _store_jars(settings: Settings) -> list[str]:
+    """What Spark needs for S3, driver and executors; an image may hold it among Spark's own instead."""
+    import pyspark
+
+    found = [path for path in sorted(settings.jars.glob("*.jar")) if not _is_for_lineage(path)]
+    own = (Path(pyspark.__file__).parent / "jars").glob("hadoop-aws*.jar")
+    if not any("hadoop-aws" in path.name for path in [*found, *own]):
         raise StorageError(
             f"Tables lie on {settings.storage}, but Spark has no hadoop-aws to read them: let 'make jars' "
             f"put it into {settings.jars}, or set SIGHTLINE_JARS to the folder that holds it."
         )
-    return [
-        path
-        for path in found
-        if (settings.lineage_url if "openlineage" in path.name else _is_on_s3(settings))
-    ]
+    return [str(path) for path in found]
 
 
-def _all_jars(found: list[Path]) -> list[Path]:
-    import pyspark
-
-    return [*found, *(Path(pyspark.__file__).parent / "jars").glob("hadoop-aws*.jar")]
+def _is_for_lineage(jar: Path) -> bool:
+    return "openlineage" in jar.name
 
 
 def _object_store(settings: Settings) -> dict[str, str]:
@@ -87,6 +82,9 @@ def _object_store(settings: Settings) -> dict[str, str]:
     # A folder is written by one job and read when that has ended, and a task writes one file in it, so
     # a file may go to its place at once: on S3 each further move would be a copy.
     conf = {"spark.hadoop.mapreduce.fileoutputcommitter.algorithm.version": "2"}
+    jars = _store_jars(settings)
+    if jars:
+        conf["spark.jars"] = ",".join(jars)
     region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
     if region:
         conf["spark.hadoop.fs.s3a.endpoint.region"] = region
@@ -98,7 +96,11 @@ def _object_store(settings: Settings) -> dict[str, str]:
 def _lineage(settings: Settings) -> dict[str, str]:
     if not settings.lineage_url:
         return {}
+    jars = [str(path) for path in settings.jars.glob("*.jar") if _is_for_lineage(path)]
+    # The driver alone listens: by spark.jars, each executor would fetch its 43 MB for each job.
+    own = {"spark.driver.extraClassPath": os.pathsep.join(jars)} if jars else {}
     return {
+        **own,
         "spark.extraListeners": LISTENER,
         "spark.openlineage.namespace": "sightline",
         "spark.openlineage.transport.type": "http",
