@@ -54,6 +54,16 @@ def test_versions_that_never_held_them_can_be_read_and_others_say_why_not(images
     assert {int(one, 16) for one in found} == {*range(6), 8, *range(10, 15)}
 
 
+def test_files_that_hold_none_of_them_stay(images: Table) -> None:
+    store(images, range(5))
+    (untouched,) = tables.file_urls(images)
+    store(images, range(5, 9))
+    assert erasure.erase(images, Doomed(ids(6), frozenset())) == 1
+    after = tables.file_urls(images)
+    assert untouched in after
+    assert len(after) == 2
+
+
 def test_no_file_holds_them_whoever_left_it(images: Table) -> None:
     store(images, range(5))
     held_before = tables.claim(images, Writer("tests"))

@@ -19,8 +19,7 @@ IMAGES_AT_ONCE = 64  # of a table that holds bytes
 
 @dataclass(frozen=True)
 class Removed:
-    """How many rows are gone, and by file_name the files that were exchanged, each with those in its
-    place."""
+    """How many rows are gone, and by file_name the files that held them, each with those in its place."""
 
     rows: int
     successors: dict[str, list[str]]
@@ -29,8 +28,8 @@ class Removed:
 def remove_rows(table: Table, columns: list[str], unwanted: Mask, writer: Writer) -> Removed:
     """Take rows out; the mask sees batches of these columns, and of all of them.
 
-    A partition is exchanged in one commit, its other files copied, for a commit can only replace whole
-    partitions. A last commit changes nothing: who has decided on an earlier version decides again.
+    The files of a partition that hold some are exchanged in one commit; its others stay. A last commit
+    changes nothing: who has decided on an earlier version decides again.
     """
     rows, successors = 0, dict[str, list[str]]()
     if tables.current_version(table) is None:
@@ -77,12 +76,12 @@ def _remove_from(
         successors.clear()
         if not rows:  # another take-down was faster
             return None
-        written = []
-        for url in urls:
-            new = _without(table, url, unwanted) if picked[url] else [_copy(table, url)]
+        after = [url for url in urls if not picked[url]]
+        for url in filter(picked.get, urls):
+            new = _without(table, url, unwanted)
             successors[tables.file_name(url)] = [tables.file_name(one) for one in new]
-            written += new
-        return written
+            after += new
+        return after
 
     tables.exchange(table, partition, rewrite, writer)
     return Removed(rows, successors)
@@ -101,12 +100,3 @@ def _without(table: Table, url: str, unwanted: Mask) -> list[str]:
                 yield batch.filter(pc.invert(unwanted(batch)))
 
     return tables.write_batches(table, kept())
-
-
-def _copy(table: Table, url: str) -> str:
-    fs, path = storage.filesystem(url)
-    folder = tables.new_folder(table)
-    fs.makedirs(storage.filesystem(folder)[1], exist_ok=True)
-    copied = storage.join(folder, url.rsplit("/", 1)[-1])
-    fs.cp_file(path, storage.filesystem(copied)[1])
-    return copied
