@@ -8,14 +8,14 @@ import pytest
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.metrics import roc_auc_score
 
-from sightline import drift, models, tables
+from sightline import drift, erasure, models, tables
 from sightline.catalog import Catalog
 from sightline.config import DatasetSpec
 from sightline.drift.comparison import compare_values
 from sightline.drift.numbers import bin_count, bin_of, separation, stability, told_apart
+from sightline.erasure import Doomed
 from sightline.errors import CheckFailed, ConfigError
 from sightline.labels_config import ThresholdSpec
-from sightline.tables import current_version
 from tests.conftest import (
     catalog_of,
     made_up_image_row,
@@ -163,17 +163,28 @@ def test_the_champions_train_images_are_the_measure_and_what_it_knows_is_not_new
     night(catalog, "2026-11-02", 400, 1000, shares=(0.1, 0.9))
     crown(catalog, [*range(400), *range(1000, 1400)])
     night(catalog, "2026-11-03", 200, 2000, shares=(0.9, 0.1))
-    splits = current_version(catalog.splits)
     later = [{"image_id": f"{2000:064x}", "group_id": "x", "split": "train"}]
     store_rows(catalog.splits, later)  # of a model that was refused
     rows = measure(spec, catalog, "2026-11-03")
     assert {row["reference"] for row in rows.values()} == {"00001-champion"}
     assert {(row["images"], row["reference_images"]) for row in rows.values()} == {(200, 600)}
     assert drifted(rows) == {"classes"}
-    store_partition(catalog.splits, later, None)  # as a clean-up would write the table anew
-    assert splits is not None
+    store_partition(catalog.splits, later, None)  # other splits since
     known = measure(spec, catalog, "2026-11-03")
-    assert {row["reference_images"] for row in known.values()} == {1}
+    assert {row["reference_images"] for row in known.values()} == {600}
+
+
+def test_a_take_down_of_what_the_champion_has_seen_stops_no_night(
+    spec: DatasetSpec, catalog: Catalog
+) -> None:
+    night(catalog, "2026-11-01", 400, 0)
+    crown(catalog, [*range(400)])
+    night(catalog, "2026-11-02", 200, 2000)
+    gone = Doomed(frozenset(f"{one:064x}" for one in range(1, 11)), frozenset())
+    for table in (catalog.images, catalog.splits, catalog.features):
+        erasure.erase(table, gone)
+    rows = measure(spec, catalog, "2026-11-02")
+    assert {(row["images"], row["reference_images"]) for row in rows.values()} == {(200, 292)}
 
 
 def test_numbers_stay_when_the_champion_has_come_to_know_the_night(

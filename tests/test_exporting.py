@@ -9,7 +9,7 @@ import onnxruntime
 import pytest
 import torch
 
-from sightline import backbones, cli, exporting, images, models, storage
+from sightline import backbones, cli, erasure, exporting, images, models, storage
 from sightline.backbones.preprocessing import Geometry
 from sightline.catalog import Catalog
 from sightline.classifiers import (
@@ -18,6 +18,7 @@ from sightline.classifiers import (
     Scaler,
 )
 from sightline.config import DatasetSpec
+from sightline.erasure import Doomed
 from sightline.errors import CheckFailed, ConfigError, TrainingError, WeightsError
 from sightline.exporting.modules import Head, Prepare
 from sightline.images import Pixels
@@ -108,6 +109,16 @@ def test_an_exported_head_answers_as_we_do_on_every_test_image(
     assert facts["compared"]["tolerance"] == 0.001
     assert facts["licences_of_train_images"] == {"not given": 1}
     assert "shorter side is resized to 48 pixels (bilinear" in facts["preprocessing"]
+    erase_one(catalog)
+    facts = json.loads(storage.read_bytes(exporting.export(catalog, kind).facts_url))
+    assert facts["licences_of_train_images"] == {}
+
+
+def erase_one(catalog: Catalog) -> None:
+    """Take the first image, on which the model was trained, out of what it was made of."""
+    gone = frozenset({stored(catalog.images)[0]["image_id"]})
+    for table in (catalog.images, catalog.splits):
+        erasure.erase(table, Doomed(gone, frozenset()))
 
 
 def test_a_forest_goes_to_onnx(catalog: Catalog, spec: DatasetSpec) -> None:

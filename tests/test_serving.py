@@ -13,9 +13,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sightline import images, models
+from sightline import erasure, images, models
 from sightline.catalog import Catalog
 from sightline.config import DatasetSpec
+from sightline.erasure import Doomed
 from sightline.errors import ConfigError, PhotoRefused, ResourceError, TrainingError, WeightsError
 from sightline.fine_tuning.augmentation import views
 from sightline.fine_tuning.scoring import prepare_views, probabilities
@@ -148,6 +149,11 @@ def test_the_training_photos_that_are_most_alike_are_found(
     assert [one.similarity for one in found] == sorted((o.similarity for o in found), reverse=True)
     assert all(one.picture and one.picture.startswith("data:image/") for one in found)
     assert Champions().answer(TOP, rows[-1]["content"]).neighbours == []
+    gone = found[-1].image_id
+    for table in (catalog.images, catalog.splits, catalog.features):
+        erasure.erase(table, Doomed(frozenset({gone}), frozenset()))
+    left = Champions().answer(asked, rows[-1]["content"]).neighbours  # the champion serves on
+    assert {one.image_id for one in left} == trained - {out, gone}
 
 
 def test_neighbours_stay_within_their_memory_and_follow_the_tables(

@@ -3,6 +3,7 @@
 A version that held images which were taken down since is refused; see erasure.py.
 """
 
+import logging
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
@@ -22,6 +23,8 @@ from deltalake.transaction import create_table_with_add_actions
 from sightline import storage
 from sightline.errors import StorageError
 from sightline.schema_evolution import add_missing_columns
+
+log = logging.getLogger(__name__)
 
 Slice = list[tuple[str, str, Any]]  # a partition, as delta-rs filters for it
 More = ParamSpec("More")
@@ -73,6 +76,17 @@ def open_table(table: Table, version: int | None = None) -> DeltaTable | None:
                 "were taken down; let a new run work from the newest version."
             )
     return opened
+
+
+def version_or_newest(table: Table, version: int | None) -> Table | DeltaTable:
+    """A version to be queried; the newest where that one can no longer be read, for a question that today's
+    rows answer nearly as well: which images a champion has seen, after a take-down of some of them.
+    """
+    try:
+        return open_table(table, version) or table
+    except StorageError as error:
+        log.warning("%s Its newest version is read instead.", error)
+        return table
 
 
 def open_version(table: Table, version: int | None = None) -> DeltaTable | None:

@@ -45,6 +45,7 @@ from sightline.delta import (
     stream_query,
     surviving_urls,
     urls_of,
+    version_or_newest,
 )
 from sightline.errors import StorageError
 from sightline.schema_evolution import KEEP_LOG, add_missing_columns
@@ -62,6 +63,7 @@ __all__ = [
     "query",
     "stream_query",
     "surviving_urls",
+    "version_or_newest",
 ]
 
 log = logging.getLogger(__name__)

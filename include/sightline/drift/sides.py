@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 import pyarrow as pa
 from deltalake import DeltaTable
@@ -57,7 +56,8 @@ def choose_sides(catalog: Catalog, partition: str) -> Sides:
         return _counted(catalog, catalog.splits, OLDER, ours, others)
     ours = f"FROM images i {UNKNOWN} WHERE {WANTED} AND i.partition = {name}"
     trained = f"FROM images i {TRAINED} WHERE {WANTED}"
-    return _counted(catalog, _splits_of(catalog, champion), champion["version"], ours, trained)
+    splits = tables.version_or_newest(catalog.splits, champion["tables"]["splits"])
+    return _counted(catalog, splits, champion["version"], ours, trained)
 
 
 def _counted(
@@ -67,14 +67,6 @@ def _counted(
         new, old = (sql(f"SELECT count(*) AS n {side}")["n"][0].as_py()
                     for side in (new_sql, reference_sql))  # fmt: skip
     return Sides(catalog, splits, reference, new_sql, reference_sql, new, old)
-
-
-def _splits_of(catalog: Catalog, champion: dict[str, Any]) -> Table | DeltaTable:
-    """The splits that the champion was trained by; today's where that version's files were replaced."""
-    version = champion["tables"]["splits"]
-    if set(tables.file_urls(catalog.splits, version)) <= set(tables.file_urls(catalog.splits)):
-        return tables.open_table(catalog.splits, version) or catalog.splits
-    return catalog.splits
 
 
 def _sampled(count: int) -> str:

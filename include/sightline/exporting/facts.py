@@ -68,7 +68,6 @@ def describe(
 
 def _licences(catalog: Catalog, model: dict[str, Any]) -> dict[str, int]:
     """Train images by the licence that their source gives."""
-    images = tables.open_table(catalog.images, model["tables"]["images"])
-    read = {"splits": catalog.splits, "manifest": catalog.manifest}
-    with tables.query(images=images or catalog.images, **read) as sql:
+    images = tables.version_or_newest(catalog.images, model["tables"]["images"])
+    with tables.query(images=images, splits=catalog.splits, manifest=catalog.manifest) as sql:
         return {row["licence"]: row["images"] for row in sql(LICENCES).to_pylist()}

@@ -83,10 +83,10 @@ class Neighbours:
         plan = tables.literal(plan_of(self.model["version"]))
         most = self.most_bytes // (4 * LEAST_DIMENSIONS)
         # Splits as they were for the model: what came later it has not seen.
-        splits = tables.open_table(self.catalog.splits, self.model["tables"].get("splits"))
+        version = self.model["tables"].get("splits")
         with tables.query(
             images=self.catalog.images,
-            splits=splits or self.catalog.splits,
+            splits=tables.version_or_newest(self.catalog.splits, version),
             exclusions=self.catalog.exclusions,
         ) as sql:
             found = sql(TRAINED_ON.format(plan=plan, most=most))
