@@ -31,7 +31,7 @@ def featurize(place: Workplace, workers: int) -> JobRun:
         started = parts.enter_context(spark_workers(folder, master, workers, {}))
         for number, worker in enumerate(started):
             bind(worker.pid, measuring.core(number))
-        return place.submit("featurize", master=master[0])
+        return place.submit("featurize", master=master.address)
 
 
 def bind(pid: int, core: int) -> None:
