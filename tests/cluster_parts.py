@@ -30,10 +30,8 @@ from tests.cluster_processes import HOST, Part, free_port, running, wait_until
 
 PROGRAMS = Path(sys.executable).parent
 BUCKET = "sightline-test"
-QUICK = {
-    "SPARK_DAEMON_MEMORY": "256m",
-    "SPARK_DAEMON_JAVA_OPTS": "-XX:+UseSerialGC -XX:TieredStopAtLevel=1",
-}
+QUICK_JVM = "-XX:+UseSerialGC -XX:TieredStopAtLevel=1"
+QUICK = {"SPARK_DAEMON_MEMORY": "256m", "SPARK_DAEMON_JAVA_OPTS": QUICK_JVM}
 
 
 @contextmanager
@@ -109,9 +107,15 @@ def spark_master(folder: Path) -> Iterator[Master]:
     port, pages = free_port(), free_port()
     command = [str(PROGRAMS / "spark-class"), "org.apache.spark.deploy.master.Master"]
     command += ["--host", HOST, "--port", str(port), "--webui-port", str(pages)]
-    with running("spark-master", command, folder, bare_environment({})) as part:
+    environment = bare_environment({"SPARK_DAEMON_JAVA_OPTS": f"{QUICK_JVM} {recovery(folder)}"})
+    with running("spark-master", command, folder, environment) as part:
         wait_until(part, lambda: answers(f"http://{HOST}:{pages}/json/"), "Spark's master")
         yield Master(f"spark://{HOST}:{port}", f"http://{HOST}:{pages}", part)
+
+
+def recovery(folder: Path) -> str:
+    """By which a master that starts anew knows its workers and drivers, as in docker-compose.yaml."""
+    return f"-Dspark.deploy.recoveryMode=ROCKSDB -Dspark.deploy.recoveryDirectory={folder}/master"
 
 
 @contextmanager

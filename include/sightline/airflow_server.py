@@ -12,6 +12,7 @@ from sightline.errors import AirflowUnavailable
 from sightline.settings import Settings
 
 WORD = re.compile(r"\w{2}")
+HINT = "(Background on this error at: "  # SQLAlchemy's last line, below the error itself
 
 
 @dataclass(frozen=True)
@@ -98,9 +99,10 @@ def log_path(settings: Settings, name: str) -> Path:
 
 
 def last_line(path: Path) -> str:
-    """The last line of a log that says something; a rule or a box is none."""
+    """The last line of a log that says something; a rule, a box or a hint where to read on is none."""
     lines = path.read_text(errors="replace").split("\n") if path.exists() else []
-    return next((line.strip()[:300] for line in reversed(lines) if WORD.search(line)), "no output")
+    telling = (line for line in reversed(lines) if WORD.search(line) and HINT not in line)
+    return next((line.strip()[:300] for line in telling), "no output")
 
 
 def _read_record(settings: Settings) -> Server | None:

@@ -83,7 +83,10 @@ def start_server(settings: Settings, keep: bool) -> Server:
 def _spawn(
     settings: Settings, name: str, arguments: list[str], environment: dict[str, str], claim: int
 ) -> "subprocess.Popen[bytes]":
-    with log_path(settings, name).open("wb") as output:
+    path = log_path(settings, name)
+    if path.exists():  # what ended the server before this one can still be read
+        path.replace(path.with_suffix(".before.log"))
+    with path.open("wb") as output:
         return subprocess.Popen(
             [_airflow(), *arguments],
             env=environment,

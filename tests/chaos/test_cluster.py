@@ -4,6 +4,7 @@ compose's restart policies do. Minutes each: `make chaos` alone runs them."""
 
 import logging
 import random
+import shutil
 import signal
 import subprocess
 from collections.abc import Callable, Iterator
@@ -54,9 +55,11 @@ def test_whatever_of_a_cluster_is_killed_each_image_is_there_once(
 
     def kill(kind: str, process: "subprocess.Popen[bytes]") -> bool:
         victims = VICTIMS[kind](cluster)
-        if not victims:
+        if not victims or not harmed(kind, chance.choice(victims), process, chance):
             return False
-        return stop_or_kill(kind, chance.choice(victims), process, chance)
+        if kind == "forgetful master":
+            shutil.rmtree(cluster.folder / "master")
+        return True
 
     harm = Harm(given_again.choose_kinds(tuple(VICTIMS), chance), kill, chance)
     number = 0
@@ -74,10 +77,10 @@ def test_whatever_of_a_cluster_is_killed_each_image_is_there_once(
     log.warning("%d runs of %d datasets, kills: %s", harm.runs, number, dict(harm.done))
 
 
-def stop_or_kill(
+def harmed(
     kind: str, victim: psutil.Process, process: "subprocess.Popen[bytes]", chance: random.Random
 ) -> bool:
-    """Kill it, or let it stand still for a while; False where it has just ended by itself."""
+    """Kill a process, or let it stand still for a while; False where it has just ended by itself."""
     try:
         victim.send_signal(signal.SIGSTOP if kind == "store" else signal.SIGKILL)
     except psutil.NoSuchProcess:
@@ -90,15 +93,21 @@ def stop_or_kill(
     return True
 
 
-def workers(cluster: Cluster) -> list[psutil.Process]:
-    """Spark's workers."""
-    return [one for name in cluster.parts if "worker" in name for one in part(cluster, name)]
-
-
 def executors(cluster: Cluster) -> list[psutil.Process]:
     """The JVMs below Spark's workers."""
-    found = [one for worker in workers(cluster) for one in below(worker)]
+    workers = [one for name in cluster.parts if "worker" in name for one in part(cluster, name)]
+    found = [one for worker in workers for one in below(worker)]
     return [one for one in found if "CoarseGrainedExecutorBackend" in killing.command(one)]
+
+
+def workers(cluster: Cluster) -> list[psutil.Process]:
+    """Spark's workers that have an executor."""
+    return [parent for one in executors(cluster) if (parent := one.parent())]
+
+
+def masters(cluster: Cluster) -> list[psutil.Process]:
+    """Spark's master, while a job is at work."""
+    return part(cluster, "spark-master") if executors(cluster) else []
 
 
 def drivers(cluster: Cluster) -> list[psutil.Process]:
@@ -134,7 +143,8 @@ VICTIMS: dict[str, Callable[[Cluster], list[psutil.Process]]] = {
     "worker": workers,
     "executor": executors,
     "driver": drivers,
-    "master": lambda cluster: part(cluster, "spark-master"),
+    "master": masters,
+    "forgetful master": masters,
     "backend": backends,
     "postmaster": lambda cluster: part(cluster, "postgres"),
     "store": lambda cluster: part(cluster, "s3"),
