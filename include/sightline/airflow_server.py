@@ -98,6 +98,14 @@ def log_path(settings: Settings, name: str) -> Path:
     return airflow_places(settings).home / f"{name}.log"
 
 
+def fresh_log(settings: Settings, name: str) -> Path:
+    """Where a part that starts now shall log; what ended the one before can still be read beside it."""
+    path = log_path(settings, name)
+    if path.exists():
+        path.replace(path.with_suffix(".before.log"))
+    return path
+
+
 def last_line(path: Path) -> str:
     """The last line of a log that says something; a rule, a box or a hint where to read on is none."""
     lines = path.read_text(errors="replace").split("\n") if path.exists() else []
