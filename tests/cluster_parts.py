@@ -31,7 +31,11 @@ from tests.cluster_processes import HOST, Part, free_port, running, wait_until
 PROGRAMS = Path(sys.executable).parent
 BUCKET = "sightline-test"
 QUICK_JVM = "-XX:+UseSerialGC -XX:TieredStopAtLevel=1"
-QUICK = {"SPARK_DAEMON_MEMORY": "256m", "SPARK_DAEMON_JAVA_OPTS": QUICK_JVM}
+DAEMON = {
+    "SPARK_DAEMON_MEMORY": "256m",
+    "SPARK_DAEMON_JAVA_OPTS": QUICK_JVM,
+    "SPARK_LOCAL_IP": HOST,  # else their pages are on every address of the machine
+}
 
 
 @contextmanager
@@ -175,7 +179,7 @@ def bare_environment(variables: dict[str, str]) -> dict[str, str]:
     names = ("HOME", "LANG", "JAVA_HOME", "TMPDIR")
     kept = {name: os.environ[name] for name in names if name in os.environ}
     path = os.pathsep.join([str(PROGRAMS), os.environ.get("PATH", os.defpath)])
-    return {**kept, "PATH": path, **QUICK, **variables}
+    return {**kept, "PATH": path, **DAEMON, **variables}
 
 
 def postgres_programs() -> Path:
