@@ -12,7 +12,8 @@ from sightline.errors import AirflowUnavailable
 from sightline.settings import Settings
 
 WORD = re.compile(r"\w{2}")
-HINT = "(Background on this error at: "  # SQLAlchemy's last line, below the error itself
+# What SQLAlchemy adds below an error: the statement with its parameters, and where to read on.
+ADDED = re.compile(r"(\n\[SQL: .*?)?\n\(Background on this error at: [^\n]*", re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -107,10 +108,10 @@ def fresh_log(settings: Settings, name: str) -> Path:
 
 
 def last_line(path: Path) -> str:
-    """The last line of a log that says something; a rule, a box or a hint where to read on is none."""
-    lines = path.read_text(errors="replace").split("\n") if path.exists() else []
-    telling = (line for line in reversed(lines) if WORD.search(line) and HINT not in line)
-    return next((line.strip()[:300] for line in telling), "no output")
+    """The last line of a log that says something; a rule, a box or an SQL statement is none."""
+    text = path.read_text(errors="replace") if path.exists() else ""
+    lines = ADDED.sub("", text).split("\n")
+    return next((line.strip()[:300] for line in reversed(lines) if WORD.search(line)), "no output")
 
 
 def _read_record(settings: Settings) -> Server | None:
