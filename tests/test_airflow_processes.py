@@ -84,7 +84,8 @@ def test_what_ended_a_part_is_told_and_kept(
     prepare_home(settings)
     log = fresh_log(settings, "scheduler")
     log.write_text(
-        "OperationalError: connection refused\n[SQL: SELECT 1\n  FROM runs]\n[parameters: {'a': 1}]\n"
+        "OperationalError: connection refused\n\tIs the server running?\n"
+        "[SQL: SELECT 1\nFROM runs]\n[parameters: {'a': 1}]\n"
         "(Background on this error at: https://x)\n"
     )
     assert broken_part(settings, server) is None

@@ -108,10 +108,11 @@ def fresh_log(settings: Settings, name: str) -> Path:
 
 
 def last_line(path: Path) -> str:
-    """The last line of a log that says something; a rule, a box or an SQL statement is none."""
+    """The last line of a log that says something: no rule or box, no SQL, none that goes on from another."""
     text = path.read_text(errors="replace") if path.exists() else ""
-    lines = ADDED.sub("", text).split("\n")
-    return next((line.strip()[:300] for line in reversed(lines) if WORD.search(line)), "no output")
+    lines = reversed(ADDED.sub("", text).split("\n"))
+    telling = (line for line in lines if WORD.search(line) and not line[0].isspace())
+    return next((line.strip()[:300] for line in telling), "no output")
 
 
 def _read_record(settings: Settings) -> Server | None:
