@@ -61,7 +61,8 @@ def test_whatever_of_a_cluster_is_killed_each_image_is_there_once(
             shutil.rmtree(cluster.folder / "master")
         return True
 
-    harm = Harm(given_again.choose_kinds(tuple(VICTIMS), chance), kill, chance)
+    kinds = given_again.choose_kinds(tuple(VICTIMS), chance)
+    harm = Harm(kinds, kill, chance, longest_seconds=90)  # over the whole run
     number = 0
     while harm.wanted:
         number += 1
