@@ -53,6 +53,7 @@ def check_no_orphans(spec: DatasetSpec, catalog: Catalog) -> None:
     """After maintenance nothing is left that no version of a table counts, nothing half-written."""
     maintenance.maintain(spec, catalog, at_once=True)
     for table in catalog.tables:
+        assert storage.is_local(table.url) or storage.folder_markers(table.url) == {}
         counted = _ever_counted(table)
         for path in storage.files_below(table.url):
             if not path.startswith((f"{delta.LOG}/", delta.ERASED)):
