@@ -41,7 +41,7 @@ test-nightly: cluster ## the founding datasets and a month's backfill, whole; do
 test-cluster: cluster ## Postgres, Spark's master with two workers, S3 of this machine: whole runs on them (10 minutes)
 	@.venv/bin/pytest -m cluster $(ARGS)
 
-chaos: development ## things break: processes killed, disks full, a store that misbehaves; SIZE=10 [SEED=1] (an hour)
+chaos: cluster ## things break: processes killed, disks full, a store that misbehaves; SIZE=10 [SEED=1] (two hours)
 	@SIGHTLINE_CHAOS_SIZE='$(or $(SIZE),10)' SIGHTLINE_CHAOS_SEED='$(or $(SEED),1)' .venv/bin/pytest -m 'chaos or chaos_whole' $(ARGS)
 
 check: development ## ruff and mypy

@@ -131,11 +131,14 @@ SECTIONS = {
     "cluster": Section(
         "Workers of a cluster",
         "featurize on Spark's standalone workers, each bound to one core, the driver beside them: two "
-        "against one, without the start of Spark.",
+        "against one, without the start of Spark; at work: from the first images that the job has counted to "
+        "its last, without the start of its executors and their torch as well.",
         (
             (
                 ("images_per_second", "images/s", number),
                 ("times_one_worker", "times as fast as one", number),
+                ("images_per_second_at_work", "images/s at work", number),
+                ("times_one_worker_at_work", "times as fast at work", number),
                 ("images_per_second_with_start", "images/s with start-up", number),
             ),
         ),

@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from benchmarks.measuring import HOME, Run, run
+from sightline.progress import parse_line
 from sightline.settings import load_settings
 from sightline.spark import submit_conf
 from sightline.spark_cluster import library_conf
@@ -30,6 +31,7 @@ class JobRun:
     seconds_without_start: float
     peak_bytes: int
     counts: str
+    images_per_second_at_work: float | None  # see `rate_at_work`
 
 
 @dataclass(frozen=True)
@@ -124,4 +126,16 @@ def _job_run(task: str, done: Run) -> JobRun:
     found = re.search(rf"{task} {DATASET} finished in ([\d.]+) s: (.*)", done.said)
     if not found:
         sys.exit(f"{task} did not say how long it took:\n{done.said[-3000:]}")
-    return JobRun(done.seconds, float(found[1]), done.peak_bytes, found[2])
+    rate = rate_at_work(done.said)
+    return JobRun(done.seconds, float(found[1]), done.peak_bytes, found[2], rate)
+
+
+def rate_at_work(said: str) -> float | None:
+    """Images a second from the first progress line to the last: without the start of executors and their
+    torch. None where all images were done within one line."""
+    reports = [report for line in said.splitlines() if (report := parse_line(line))]
+    if not reports or reports[0].done == reports[-1].done:
+        return None
+    first, last = reports[0], reports[-1]
+    seconds = last.done / last.per_second - first.done / first.per_second
+    return (last.done - first.done) / seconds

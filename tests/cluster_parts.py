@@ -10,16 +10,15 @@ import pwd
 import secrets
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import sysconfig
 import tempfile
 import threading
-import time
 import venv
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,19 +26,21 @@ import boto3
 import httpx
 import psycopg
 
-READY_SECONDS = 120
-HOST = "127.0.0.1"
+from tests.cluster_processes import HOST, Part, free_port, running, wait_until
+
 PROGRAMS = Path(sys.executable).parent
 BUCKET = "sightline-test"
-QUICK = {
+QUICK_JVM = "-XX:+UseSerialGC -XX:TieredStopAtLevel=1"
+DAEMON = {
     "SPARK_DAEMON_MEMORY": "256m",
-    "SPARK_DAEMON_JAVA_OPTS": "-XX:+UseSerialGC -XX:TieredStopAtLevel=1",
+    "SPARK_DAEMON_JAVA_OPTS": QUICK_JVM,
+    "SPARK_LOCAL_IP": HOST,  # else their pages are on every address of the machine
 }
 
 
 @contextmanager
-def postgres(database: str = "airflow") -> Iterator[str]:
-    """A Postgres with a password; yields the database's address as SQLAlchemy names it."""
+def postgres(database: str = "airflow") -> Iterator[tuple[str, Part]]:
+    """A Postgres with a password; yields the database's address as SQLAlchemy names it, and its process."""
     port, password = free_port(), secrets.token_urlsafe(12)
     user = "postgres" if os.geteuid() == 0 else getpass.getuser()  # it refuses to run as root
     with tempfile.TemporaryDirectory(prefix="postgres-") as folder:
@@ -57,16 +58,17 @@ def postgres(database: str = "airflow") -> Iterator[str]:
         command = [str(postgres_programs() / "postgres"), "-D", data, "-h", HOST, "-p", str(port)]
         command += ["-k", folder, "-c", "fsync=off", "-c", "shared_buffers=64MB"]
         told = f"host={HOST} port={port} user=airflow password={password} dbname=postgres"
-        with running("postgres", command, Path(folder), user=user, stop=signal.SIGINT) as process:
-            wait_until(process, lambda: bool(connected(told)), "Postgres")
+        with running("postgres", command, Path(folder), user=user, stop=signal.SIGINT) as part:
+            wait_until(part, lambda: bool(connected(told)), "Postgres")
             with psycopg.connect(told, autocommit=True) as connection:
                 connection.execute(f'CREATE DATABASE "{database}"'.encode())
-            yield f"postgresql+psycopg://airflow:{password}@{HOST}:{port}/{database}"
+            yield f"postgresql+psycopg://airflow:{password}@{HOST}:{port}/{database}", part
 
 
 @contextmanager
-def s3(folder: Path) -> Iterator[dict[str, str]]:
-    """An S3 server with an empty bucket; yields the variables by which all its clients find it."""
+def s3(folder: Path) -> Iterator[tuple[dict[str, str], Part]]:
+    """An S3 server with an empty bucket; yields the variables by which all its clients find it, and its
+    process, with which all that it holds would end."""
     port = free_port()
     variables = {
         "AWS_ENDPOINT_URL": f"http://{HOST}:{port}",
@@ -76,10 +78,10 @@ def s3(folder: Path) -> Iterator[dict[str, str]]:
         "AWS_DEFAULT_REGION": "us-east-1",
     }
     command = [sys.executable, "-m", "moto.server", "-H", HOST, "-p", str(port)]
-    with running("s3", command, folder) as process:
-        wait_until(process, lambda: answers(variables["AWS_ENDPOINT_URL"]), "the S3 server")
+    with running("s3", command, folder) as part:
+        wait_until(part, lambda: answers(variables["AWS_ENDPOINT_URL"]), "the S3 server")
         bucket_of(variables).create()
-        yield variables
+        yield variables, part
 
 
 def bucket_of(variables: dict[str, str]) -> Any:
@@ -94,28 +96,43 @@ def bucket_of(variables: dict[str, str]) -> Any:
     return resource.Bucket(BUCKET)
 
 
+@dataclass(frozen=True)
+class Master:
+    """Spark's master: its address, that of its pages, its process."""
+
+    address: str
+    pages: str
+    part: Part
+
+
 @contextmanager
-def spark_master(folder: Path) -> Iterator[tuple[str, str]]:
-    """Spark's standalone master; yields its address, and that of its pages."""
+def spark_master(folder: Path) -> Iterator[Master]:
+    """Spark's standalone master."""
     port, pages = free_port(), free_port()
     command = [str(PROGRAMS / "spark-class"), "org.apache.spark.deploy.master.Master"]
     command += ["--host", HOST, "--port", str(port), "--webui-port", str(pages)]
-    with running("spark-master", command, folder, bare_environment({})) as process:
-        wait_until(process, lambda: answers(f"http://{HOST}:{pages}/json/"), "Spark's master")
-        yield f"spark://{HOST}:{port}", f"http://{HOST}:{pages}"
+    environment = bare_environment({"SPARK_DAEMON_JAVA_OPTS": f"{QUICK_JVM} {recovery(folder)}"})
+    with running("spark-master", command, folder, environment) as part:
+        wait_until(part, lambda: answers(f"http://{HOST}:{pages}/json/"), "Spark's master")
+        yield Master(f"spark://{HOST}:{port}", f"http://{HOST}:{pages}", part)
+
+
+def recovery(folder: Path) -> str:
+    """By which a master that starts anew knows its workers and drivers, as in docker-compose.yaml."""
+    return f"-Dspark.deploy.recoveryMode=ROCKSDB -Dspark.deploy.recoveryDirectory={folder}/master"
 
 
 @contextmanager
 def spark_workers(
-    folder: Path, master: tuple[str, str], count: int, variables: dict[str, str]
-) -> Iterator[list["subprocess.Popen[bytes]"]]:
+    folder: Path, master: Master, count: int, variables: dict[str, str]
+) -> Iterator[list[Part]]:
     """Workers with a core each; these variables are all that they know of the storage."""
     command = [str(PROGRAMS / "spark-class"), "org.apache.spark.deploy.worker.Worker"]
     command += ["--host", HOST, "--cores", "1", "--memory", "2g", "--webui-port", "0"]
     with ExitStack() as parts:
         workers = []
         for number in range(1, count + 1):
-            work = ["--work-dir", str(folder / f"work-{number}"), master[0]]
+            work = ["--work-dir", str(folder / f"work-{number}"), master.address]
             name = f"spark-worker-{number}"
             part = running(name, [*command, *work], folder, bare_environment(variables))
             workers.append(parts.enter_context(part))
@@ -123,9 +140,9 @@ def spark_workers(
         yield workers
 
 
-def alive_workers(master: tuple[str, str]) -> int:
+def alive_workers(master: Master) -> int:
     """How many workers a master has."""
-    return int(httpx.get(f"{master[1]}/json/").json()["aliveworkers"])
+    return int(httpx.get(f"{master.pages}/json/").json()["aliveworkers"])
 
 
 @contextmanager
@@ -162,7 +179,7 @@ def bare_environment(variables: dict[str, str]) -> dict[str, str]:
     names = ("HOME", "LANG", "JAVA_HOME", "TMPDIR")
     kept = {name: os.environ[name] for name in names if name in os.environ}
     path = os.pathsep.join([str(PROGRAMS), os.environ.get("PATH", os.defpath)])
-    return {**kept, "PATH": path, **QUICK, **variables}
+    return {**kept, "PATH": path, **DAEMON, **variables}
 
 
 def postgres_programs() -> Path:
@@ -181,32 +198,6 @@ def missing_part(jars: Path) -> str | None:
     return None
 
 
-@contextmanager
-def running(
-    name: str,
-    command: list[str],
-    folder: Path,
-    environment: dict[str, str] | None = None,
-    user: str | None = None,
-    stop: signal.Signals = signal.SIGTERM,
-) -> Iterator["subprocess.Popen[bytes]"]:
-    """A process that logs into <folder>/<name>.log, ended with the block."""
-    with (folder / f"{name}.log").open("ab") as log:
-        process = subprocess.Popen(
-            command, env=environment, stdout=log, stderr=subprocess.STDOUT, cwd=folder, user=user,
-            start_new_session=True,
-        )  # fmt: skip
-    try:
-        yield process
-    finally:
-        process.send_signal(stop)
-        try:
-            process.wait(20)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-
-
 def run_as(user: str, folder: str, command: list[str]) -> None:
     """Run a program to its end."""
     done = subprocess.run(
@@ -220,13 +211,6 @@ def give_to(user: str, *paths: str) -> None:
     known = pwd.getpwnam(user)
     for path in paths:
         os.chown(path, known.pw_uid, known.pw_gid)
-
-
-def free_port() -> int:
-    """A port that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind((HOST, 0))
-        return int(probe.getsockname()[1])
 
 
 def connected(told: str) -> bool:
@@ -245,12 +229,3 @@ def answers(address: str) -> bool:
     except httpx.HTTPError:
         return False
     return True
-
-
-def wait_until(process: "subprocess.Popen[bytes]", is_ready: Callable[[], bool], what: str) -> None:
-    """Wait until a part is ready."""
-    deadline = time.monotonic() + READY_SECONDS
-    while not is_ready():
-        assert process.poll() is None, f"{what} has ended with {process.returncode}"
-        assert time.monotonic() < deadline, f"{what} is not ready after {READY_SECONDS} s"
-        time.sleep(0.1)

@@ -16,7 +16,14 @@ import pytest
 from sightline import airflow_processes, dataset_run, local_airflow
 from sightline.airflow_environment import airflow_environment, prepare_home, read_password
 from sightline.airflow_processes import MARK, Part, claim_port
-from sightline.airflow_server import Server, find_server, record_server, settings_of
+from sightline.airflow_server import (
+    Server,
+    broken_part,
+    find_server,
+    fresh_log,
+    record_server,
+    settings_of,
+)
 from sightline.errors import AirflowUnavailable
 from sightline.settings import Settings, load_settings
 
@@ -65,6 +72,30 @@ ORPHANING = (  # starts a process in another session, and one that outlives its 
     "subprocess.run(['sh', '-c', 'sleep 600 &'], **quiet)\n"
     "print('up', flush=True); time.sleep(600)\n"
 )
+
+
+def test_what_ended_a_part_is_told_and_kept(
+    settings: Settings, child: Callable[..., subprocess.Popen[bytes]]
+) -> None:
+    process = child(SLEEP)
+    server = Server(
+        1, "m", time.time(), False, settings_of(settings), {"scheduler": Part.of(process.pid)}
+    )
+    prepare_home(settings)
+    log = fresh_log(settings, "scheduler")
+    log.write_text(
+        "OperationalError: connection refused\n\tIs the server running?\n"
+        "[SQL: SELECT 1\nFROM runs]\n[parameters: {'a': 1}]\n"
+        "(Background on this error at: https://x)\n"
+    )
+    assert broken_part(settings, server) is None
+    process.kill()
+    process.wait()
+    assert broken_part(settings, server) == (
+        f"The local Airflow's scheduler has ended (OperationalError: connection refused); its log is {log}."
+    )
+    assert fresh_log(settings, "scheduler") == log
+    assert "refused" in log.with_name("scheduler.before.log").read_text()
 
 
 def test_the_persons_own_airflow_is_left_alone(

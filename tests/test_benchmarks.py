@@ -9,6 +9,8 @@ import pytest
 from benchmarks import limit, measuring, photos, plots, scale_page, svg
 from benchmarks.__main__ import ORDER
 from benchmarks.sections import SECTIONS
+from benchmarks.sightline_jobs import rate_at_work
+from sightline.progress import format_line
 
 KEPT = sorted(measuring.RESULTS.glob("*.json"))
 
@@ -118,3 +120,12 @@ def test_a_long_name_has_the_room_that_it_needs_beside_its_bar() -> None:
     assert min(ends) >= 50 * svg.LETTER
     assert min(starts) > max(ends)
     assert max(starts) < svg.WIDTH - svg.VALUES
+
+
+def test_the_rate_at_work_is_that_after_the_first_images() -> None:
+    lines = [
+        format_line("featurize", *said)
+        for said in ((200, 1000, 40.0), (600, 1000, 50.0), (1000, 1000, 60.0))
+    ]
+    assert rate_at_work("\n".join(["Spark starts", *lines])) == pytest.approx(40.0, rel=0.02)
+    assert rate_at_work(lines[-1]) is None

@@ -1,17 +1,13 @@
 """The same commands on a cluster: Airflow on Postgres, Spark's master and two workers, tables on S3."""
 
 import json
-import os
 import subprocess
 import threading
 from collections.abc import Iterator
-from contextlib import ExitStack
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
-import psutil
 import psycopg
 import pyarrow as pa
 import pytest
@@ -22,18 +18,9 @@ from sightline.config import load_dataset
 from sightline.settings import load_settings
 from sightline.sources import Access
 from sightline.spark_cluster import make_library
-from tests.cluster_parts import (
-    BUCKET,
-    bare_python,
-    bucket_of,
-    lineage_server,
-    missing_part,
-    postgres,
-    s3,
-    spark_master,
-    spark_workers,
-)
-from tests.conftest import SIGHTLINE, make_task, run_sightline
+from tests.cluster_parts import BUCKET, bucket_of
+from tests.clusters import Cluster, start_cluster, status
+from tests.conftest import make_task, run_sightline
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -41,7 +28,6 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.cluster
 
 RUN_SECONDS = 900
-JARS = load_settings().jars
 PHOTOS_PER_CLASS = 40
 DIGITS = """
 source: {type: digits}
@@ -58,66 +44,18 @@ train: {{penalties: [0.01], folds: 2}}
 """
 
 
-@dataclass
-class Cluster:
-    """A cluster, and what Sightline on it is told."""
-
-    folder: Path
-    environment: dict[str, str]
-    database: str
-    events: list[dict[str, Any]]
-    secrets: list[str]
-    seen: set[str] = field(default_factory=set)  # secrets on command lines
-
-    def watch(self, ended: threading.Event) -> None:
-        """Look at every process's command line until the end."""
-        while not ended.wait(0.5):
-            for process in psutil.process_iter():
-                try:
-                    line = " ".join(process.cmdline())
-                except psutil.Error:
-                    continue
-                self.seen |= {secret for secret in self.secrets if secret in line}
-
-
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    """All parts, and `sightline up` on them; nothing of it is left at the end."""
-    missing = missing_part(JARS)
-    if missing:
-        pytest.skip(missing)
-    folder = tmp_path_factory.mktemp("cluster")
-    (folder / "datasets").mkdir()
-    (folder / "datasets" / "digits.yaml").write_text(DIGITS)
-    with ExitStack() as parts:
-        database = parts.enter_context(postgres())
-        store = parts.enter_context(s3(folder))
-        address, events = parts.enter_context(lineage_server())
-        master = parts.enter_context(spark_master(folder))
-        parts.enter_context(spark_workers(folder, master, 2, store))
-        environment = {
-            **os.environ,
-            **store,
-            "SIGHTLINE_STORAGE": f"s3://{BUCKET}/data",
-            "SIGHTLINE_DATASETS": str(folder / "datasets"),
-            "SIGHTLINE_STATE": str(folder / "state"),
-            "SIGHTLINE_JARS": str(JARS),
-            "SIGHTLINE_SPARK_MASTER": master[0],
-            "SIGHTLINE_DATABASE": database,
-            "SIGHTLINE_LINEAGE_URL": address,
-            "PYSPARK_PYTHON": str(bare_python(folder)),
-            "SPARK_LOCAL_IP": "127.0.0.1",  # all of the cluster is on this machine
-        }
-        secrets = [store["AWS_SECRET_ACCESS_KEY"], database.split(":")[2].split("@")[0]]
-        yield Cluster(folder, environment, database, events, secrets)
+    """All parts; nothing of it is left at the end."""
+    with start_cluster(tmp_path_factory.mktemp("cluster")) as cluster:
+        (cluster.datasets / "digits.yaml").write_text(DIGITS)
+        yield cluster
 
 
 @pytest.fixture(autouse=True)
 def on_the_cluster(cluster: Cluster, own_places: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Look into the cluster's places rather than the test's own."""
-    for name, value in cluster.environment.items():
-        if name.startswith(("SIGHTLINE_", "AWS_")):
-            monkeypatch.setenv(name, value)
+    cluster.be_seen(monkeypatch)
 
 
 @pytest.fixture(scope="module")
@@ -252,15 +190,3 @@ def test_flowers_lie_on_s3_and_stay_there(cluster: Cluster, ran: str, shared_dat
     told = status(cluster, "flowers")
     assert told["images"] == told["features"] == 5 * PHOTOS_PER_CLASS
     assert told["champion"]["metrics"]["accuracy"] >= 0.8
-
-
-def status(cluster: Cluster, dataset: str) -> dict[str, Any]:
-    """`sightline status --json` on the cluster."""
-    done = subprocess.run(
-        [SIGHTLINE, "status", dataset, "--json"],
-        env=cluster.environment,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    return dict(json.loads(done.stdout))

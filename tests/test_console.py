@@ -3,6 +3,7 @@
 import io
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -173,6 +174,17 @@ def test_the_reason_of_a_failure_is_found_and_the_rest_is_ours(
 ) -> None:
     assert find_reason(recorded_log.lines) == reason
     assert last_words(recorded_log.lines) == words
+
+
+@pytest.mark.parametrize("recorded_log", ["spark_crashed"], indirect=True)
+def test_of_a_killed_spark_job_no_earlier_exception_is_the_reason(recorded_log: TaskLog) -> None:
+    lines = [
+        replace(line, error=(line.error[0], line.error[1].replace("code is: 1.", "code is: -9.")))
+        if line.error
+        else line
+        for line in recorded_log.lines
+    ]
+    assert find_reason(lines).startswith("The Spark job was killed")
 
 
 @pytest.mark.parametrize("recorded_log", ["spark_worker_crashed"], indirect=True)

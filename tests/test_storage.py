@@ -3,6 +3,7 @@
 import json
 import threading
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 
 import boto3
@@ -113,6 +114,19 @@ def test_what_another_process_wrote_to_an_object_store_is_seen_at_once(bucket: s
     assert storage.read_bytes(f"{bucket}/folder/theirs") == b"2"
     other.delete_object(Bucket="pets-bucket", Key="folder/ours")
     assert not storage.exists(f"{bucket}/folder/ours")
+
+
+def test_what_stands_for_a_folder_is_no_file_and_goes_in_its_time(bucket: str) -> None:
+    client = boto3.client("s3")
+    for key in ("table/failed/", "table/used/", "table/used/rows.parquet"):
+        client.put_object(Bucket="pets-bucket", Key=key, Body=b"")
+    made_at = max(storage.folder_markers(f"{bucket}/table").values())
+    assert set(storage.files_below(f"{bucket}/table")) == {"used/rows.parquet"}
+    storage.remove_empty_folders(f"{bucket}/table", made_at - timedelta(days=1))
+    assert len(storage.folder_markers(f"{bucket}/table")) == 2
+    storage.remove_empty_folders(f"{bucket}/table", made_at + timedelta(seconds=1))
+    left = client.list_objects_v2(Bucket="pets-bucket", Prefix="table/")["Contents"]
+    assert [one["Key"] for one in left] == ["table/used/rows.parquet"]
 
 
 def test_many_files_are_all_written_and_a_failure_is_told(bucket: str, tmp_path: Path) -> None:

@@ -12,6 +12,8 @@ from sightline.errors import AirflowUnavailable
 from sightline.settings import Settings
 
 WORD = re.compile(r"\w{2}")
+# What SQLAlchemy adds below an error: the statement with its parameters, and where to read on.
+ADDED = re.compile(r"(\n\[SQL: .*?)?\n\(Background on this error at: [^\n]*", re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -97,10 +99,20 @@ def log_path(settings: Settings, name: str) -> Path:
     return airflow_places(settings).home / f"{name}.log"
 
 
+def fresh_log(settings: Settings, name: str) -> Path:
+    """Where a part that starts now shall log; what ended the one before can still be read beside it."""
+    path = log_path(settings, name)
+    if path.exists():
+        path.replace(path.with_suffix(".before.log"))
+    return path
+
+
 def last_line(path: Path) -> str:
-    """The last line of a log that says something; a rule or a box is none."""
-    lines = path.read_text(errors="replace").split("\n") if path.exists() else []
-    return next((line.strip()[:300] for line in reversed(lines) if WORD.search(line)), "no output")
+    """The last line of a log that says something: no rule or box, no SQL, none that goes on from another."""
+    text = path.read_text(errors="replace") if path.exists() else ""
+    lines = reversed(ADDED.sub("", text).split("\n"))
+    telling = (line for line in lines if WORD.search(line) and not line[0].isspace())
+    return next((line.strip()[:300] for line in telling), "no output")
 
 
 def _read_record(settings: Settings) -> Server | None:

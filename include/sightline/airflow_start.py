@@ -17,6 +17,7 @@ from sightline.airflow_processes import Part
 from sightline.airflow_server import (
     Server,
     broken_part,
+    fresh_log,
     last_line,
     log_path,
     record_server,
@@ -83,7 +84,7 @@ def start_server(settings: Settings, keep: bool) -> Server:
 def _spawn(
     settings: Settings, name: str, arguments: list[str], environment: dict[str, str], claim: int
 ) -> "subprocess.Popen[bytes]":
-    with log_path(settings, name).open("wb") as output:
+    with fresh_log(settings, name).open("wb") as output:
         return subprocess.Popen(
             [_airflow(), *arguments],
             env=environment,

@@ -4,6 +4,7 @@ SightlineError
 ├── ConfigError        a dataset file, a setting or an argument is wrong
 ├── SourceError        a source cannot be listed, or lists nothing
 ├── StorageError       a table or file cannot be read or written
+├── ClusterError       a Spark cluster has lost what a job was running on
 ├── WeightsError       pretrained weights are missing or broken
 ├── ResourceError      the machine has too little disk or memory for the job
 ├── CheckFailed        data or a model did not meet what is asked of it
@@ -11,8 +12,8 @@ SightlineError
 ├── PhotoRefused       a photo that somebody has handed in cannot be looked at
 └── AirflowUnavailable the local Airflow did not start or did not answer
 
-None of them is mended by trying again at once, so a task that raises one fails without a retry; but for an
-object store that did not answer, whose StorageError says so: `may_pass`.
+None of them is mended by trying again at once, so a task that raises one fails without a retry; but for a
+lost cluster, and an object store that did not answer, whose StorageError says so: `may_pass`.
 """
 
 from typing import Any
@@ -40,6 +41,12 @@ class StorageError(SightlineError):
     def __init__(self, message: str, may_pass: bool = False) -> None:
         super().__init__(message)
         self.may_pass = may_pass
+
+
+class ClusterError(SightlineError):
+    """A Spark cluster has lost what a job was running on; another try gets it anew."""
+
+    may_pass = True
 
 
 class WeightsError(SightlineError):

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable
 from typing import Any, NoReturn
 
-from sightline import ingestion, ledger, models, spark, wanted_images
+from sightline import ingestion, ledger, models, spark, spark_watch, wanted_images
 from sightline.catalog import Catalog, open_catalog
 from sightline.config import load_dataset
 from sightline.errors import REFUSED, SightlineError, StorageError
@@ -94,7 +94,7 @@ def _run(task: str, stage: Callable[..., None], dataset: str) -> None:
     task_run = ledger.task_from_environment(task)
     session = spark.start_session(f"{task} {dataset}")
     try:
-        with ledger.recording(catalog, task_run) as record:
+        with ledger.recording(catalog, task_run) as record, spark_watch.watching(session):
             stage(session, spec, catalog, task_run, record)
     finally:
         session.stop()

@@ -138,9 +138,24 @@ def modified_at(url: str) -> datetime:
 
 def files_below(url: str) -> dict[str, datetime]:
     """Every file below a folder, by its path in it, with when it was written; none without a folder."""
+    root, found = _listed(url)
+    return {
+        path.removeprefix(root).lstrip("/"): written_at(entry)
+        for path, entry in found.items()
+        if not path.endswith("/")
+    }
+
+
+def folder_markers(url: str) -> dict[str, datetime]:
+    """By their keys what stands for folders below one in an object store: Spark leaves such objects, empty
+    and named with a slash at the end, where a job of it has failed."""
+    _, found = _listed(url)
+    return {path: written_at(entry) for path, entry in found.items() if path.endswith("/")}
+
+
+def _listed(url: str) -> tuple[str, dict[str, dict[str, Any]]]:
     fs, root = filesystem(url)
-    found: dict[str, dict[str, Any]] = fs.find(root, detail=True)
-    return {path.removeprefix(root).lstrip("/"): written_at(entry) for path, entry in found.items()}
+    return root, fs.find(root, detail=True)
 
 
 def written_at(entry: dict[str, Any]) -> datetime:
@@ -158,10 +173,14 @@ def remove_file(url: str) -> None:
 
 
 def remove_empty_folders(url: str, before: datetime) -> None:
-    """Remove folders below one that hold nothing since a moment; an object store has none."""
+    """Remove folders below one that hold nothing since a moment; of an object store, what stands for them."""
+    fs, root = filesystem(url)
     if not is_local(url):
+        for path, made_at in folder_markers(url).items():
+            if made_at < before:
+                fs.rm_file(path)
         return
-    for folder, _, _ in os.walk(filesystem(url)[1], topdown=False):
+    for folder, _, _ in os.walk(root, topdown=False):
         with suppress(OSError):  # it is not empty, or gone
             if Path(folder).stat().st_mtime < before.timestamp():
                 Path(folder).rmdir()

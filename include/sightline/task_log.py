@@ -95,14 +95,14 @@ def last_words(lines: Iterable[LogLine], count: int = 12) -> list[str]:
 
 
 def _spark_reason(lines: list[LogLine], text: str) -> str:
-    """The exception that ended a Spark job, from the job's own output."""
+    """What ended a Spark job: the kill, or the exception in the job's own output."""
+    code = re.search(r"Error code is: (-?\d+)", text)
+    if code and int(code[1]) in (-9, 137):  # whatever it has warned of before
+        return "The Spark job was killed, perhaps because the machine ran out of memory."
     for line in reversed(lines):
         found = EXCEPTION.match(line.text.strip())
         if found and found[2] and found[1] not in WRAPPERS:
             return f"{found[1]}: {found[2]}"
-    code = re.search(r"Error code is: (-?\d+)", text)
-    if code and int(code[1]) in (-9, 137):
-        return "The Spark job was killed, perhaps because the machine ran out of memory."
     return f"The Spark job ended with code {code[1] if code else 'unknown'} and gave no reason."
 
 

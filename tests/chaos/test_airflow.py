@@ -7,10 +7,7 @@ import os
 import random
 import signal
 import subprocess
-import time
-from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import psutil
@@ -19,7 +16,8 @@ import pytest
 from sightline import airflow_processes, tables
 from sightline.airflow_processes import Part
 from sightline.catalog import open_catalog
-from tests.chaos import killing, laws
+from tests.chaos import given_again, killing, laws
+from tests.chaos.given_again import Harm
 from tests.conftest import SIGHTLINE, write_dataset
 
 pytestmark = pytest.mark.chaos_whole
@@ -33,18 +31,7 @@ train: {penalties: [0.01], folds: 2, max_iterations: 20}
 limits: {images_per_commit: 200}
 """
 IMAGES = 1_797
-RUN_SECONDS = 900
 KINDS = ("scheduler", "api-server", "dag-processor", "task", "jvm", "power cut")
-LONGEST_SECONDS = 45.0  # from one kill to the next
-
-
-@dataclass
-class Told:
-    """What was done to a dataset, and what it took."""
-
-    kills: Counter[str] = field(default_factory=Counter)
-    runs: int = 0  # of `sightline run`, the documented command
-    said: list[str] = field(default_factory=list)
 
 
 @pytest.fixture(autouse=True)
@@ -55,51 +42,26 @@ def stopped_at_the_end(own_places: Path) -> Iterator[None]:
 
 
 def test_the_documented_command_mends_whatever_is_killed(own_places: Path) -> None:
-    chance, told = random.Random(killing.SEED), Told()
-    wanted = list(KINDS) * max(1, killing.SIZE // 5)
-    chance.shuffle(wanted)
+    chance = random.Random(killing.SEED)
+
+    def kill_one(kind: str, process: "subprocess.Popen[bytes]") -> bool:
+        server = server_of(own_places)
+        return server is not None and kill(kind, server, process, chance)
+
+    harm = Harm(given_again.choose_kinds(KINDS, chance), kill_one, chance)
+    environment = {**os.environ, "PYTHONPATH": f"{killing.HOME / 'include'}:{killing.HOME}"}
     number = 0
-    while wanted:
+    while harm.wanted:
         number += 1
         spec = write_dataset(own_places, f"digits_{number}", DATASET)
-        catalog, runs = open_catalog(spec.name), 0
-        while run_once(own_places, spec.name, wanted, chance, told) != 0:
-            runs += 1
-            assert runs < 12, told.said
+        catalog = open_catalog(spec.name)
+        given_again.run_until_well(spec.name, environment, own_places, harm)
         laws.check_rows(catalog)
         laws.check_champion(catalog)
         laws.check_no_orphans(spec, catalog)
         laws.check_rows(catalog)
         assert tables.count_rows(catalog.images) + tables.count_rows(catalog.rejects) == IMAGES
-    log.warning("%d runs of %d datasets, kills: %s", told.runs, number, dict(told.kills))
-
-
-def run_once(
-    places: Path, dataset: str, wanted: list[str], chance: random.Random, told: Told
-) -> int:
-    """`sightline run`, and kills at random moments of it; returns its exit code."""
-    told.runs += 1
-    output = places / f"run-{told.runs:03d}.log"
-    environment = {**os.environ, "PYTHONPATH": f"{killing.HOME / 'include'}:{killing.HOME}"}
-    with output.open("wb") as sink:
-        process = subprocess.Popen(
-            [SIGHTLINE, "run", dataset], env=environment, cwd=killing.HOME,
-            stdout=sink, stderr=subprocess.STDOUT, start_new_session=True,
-        )  # fmt: skip
-    deadline = time.monotonic() + RUN_SECONDS
-    while process.poll() is None and wanted:
-        killing.wait(process, chance.uniform(1, LONGEST_SECONDS))
-        server = server_of(places)
-        if process.poll() is None and server and kill(wanted[-1], server, process, chance):
-            kind = wanted.pop()
-            told.kills[kind] += 1
-            log.warning("kill %d: %s in run %d", told.kills.total(), kind, told.runs)
-    code = process.wait(max(1.0, deadline - time.monotonic()))
-    told.said.append(output.read_text()[-400:])
-    log.warning(
-        "run %d ended with %d: %s", told.runs, code, told.said[-1].strip().splitlines()[-1:]
-    )
-    return code
+    log.warning("%d runs of %d datasets, kills: %s", harm.runs, number, dict(harm.done))
 
 
 def server_of(places: Path) -> tuple[dict[str, Part], str] | None:
