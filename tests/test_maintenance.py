@@ -238,7 +238,7 @@ def test_a_version_is_not_forgotten_by_age_alone(catalog: Catalog) -> None:
     assert len(tables.file_urls(table, 4)) == 3
 
 
-def test_old_records_and_logs_go_but_the_newest_stay(spec: DatasetSpec, catalog: Catalog) -> None:
+def test_old_records_and_pages_go_but_the_newest_stay(spec: DatasetSpec, catalog: Catalog) -> None:
     for number in range(13):
         url = catalog.run("ingest_photos", f"run-{number:02d}")
         storage.write_json(f"{url}/featurize.json", {"started_at": f"{number}"})
@@ -250,21 +250,6 @@ def test_old_records_and_logs_go_but_the_newest_stay(spec: DatasetSpec, catalog:
     assert storage.list_names(f"{catalog.checks}/validations/images") == ["old.html"]
     maintenance.maintain(spec, catalog, NOW + timedelta(days=91))
     assert storage.list_names(f"{catalog.checks}/validations/images") == []
-    logs = Path(catalog.root) / "logs"
-    storage.write_bytes(f"{logs}/run/old.log", b"old")
-    os.utime(logs / "run" / "old.log", (1, 1))
-    assert maintenance.remove_old_logs(str(logs)) == 1
-    assert maintenance.remove_old_logs(str(logs)) == 0
-
-
-def test_what_killed_drivers_have_left_goes_when_it_is_old(tmp_path: Path) -> None:
-    folders = [str(tmp_path / "one"), str(tmp_path / "two"), str(tmp_path / "none")]
-    for name in ("one", "two"):
-        storage.write_bytes(f"{tmp_path / name}/spark-1/pyspark-1/broadcast", b"weights")
-    os.utime(tmp_path / "two" / "spark-1" / "pyspark-1" / "broadcast", (1, 1))
-    assert maintenance.clean_scratch(folders) == 1
-    assert [path.name for path in tmp_path.rglob("broadcast")] == ["broadcast"]
-    assert maintenance.clean_scratch(folders, at_once=True) == 1
 
 
 def test_a_claim_outlives_a_merge(catalog: Catalog) -> None:
