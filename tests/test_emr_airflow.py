@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -53,6 +54,10 @@ class World:
         jobs = [*job_runs(self.application), *clusters()]
         return next((job for job in jobs if f".ingest_{dataset}." in job.name), None)
 
+    def has_begun(self, dataset: str) -> bool:
+        """Whether a dataset's job is at work, or its run has ended."""
+        return bool(self.job_of(dataset) or self.runs[dataset].process.poll() is not None)
+
     def log_of(self, dataset: str) -> str:
         """What the task's log says."""
         folder = self.places / "state" / "airflow" / "logs" / f"dag_id=ingest_{dataset}"
@@ -70,17 +75,14 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
         for dataset, compute in COMPUTE.items():
             text = DATASET.format(bucket=BUCKET, compute=compute)
             (places / "datasets" / f"{dataset}.yaml").write_text(text)
-        up = start(places, "up")
-        try:
+        with started(places, "up") as up, ExitStack() as stack:
             wait_until(lambda: "Ctrl-C" in up.said or up.process.poll() is not None, "start")
-            runs = {dataset: start(places, "run", dataset) for dataset in COMPUTE}
+            runs = {name: stack.enter_context(started(places, "run", name)) for name in COMPUTE}
             world = World(places, application, runs)
-            for dataset in COMPUTE:
-                wait_until(lambda name=dataset: bool(world.job_of(name)), f"the job of {dataset}")
+            for name in COMPUTE:
+                wait_until(lambda name=name: world.has_begun(name), f"the job of {name}")
+                assert world.job_of(name), runs[name].said
             yield world
-        finally:
-            up.process.send_signal(signal.SIGINT)
-            up.process.wait()
         assert not [log for log in places.rglob("*.log") if SECRET in log.read_text()]
 
 
@@ -125,8 +127,9 @@ def environment(places: Path) -> dict[str, str]:
     }
 
 
-def start(places: Path, *arguments: str) -> Command:
-    """Start a command of ours."""
+@contextmanager
+def started(places: Path, *arguments: str) -> Iterator[Command]:
+    """A command of ours, which ends with the block."""
     output = places / f"{'-'.join(arguments)}.out"
     with output.open("wb") as stream:
         process = subprocess.Popen(
@@ -135,7 +138,11 @@ def start(places: Path, *arguments: str) -> Command:
             stdout=stream,
             stderr=subprocess.STDOUT,
         )
-    return Command(process, output)
+    try:
+        yield Command(process, output)
+    finally:
+        process.send_signal(signal.SIGINT)
+        process.wait()
 
 
 def links_of(world: World, dataset: str) -> dict[str, str]:
