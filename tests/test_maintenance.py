@@ -285,6 +285,17 @@ def test_a_store_that_did_not_answer_is_tried_again_and_a_full_disk_is_not() -> 
     assert str(failure_of(full)) == "Cannot open table images at /data/pets/images: No space left."
 
 
+def test_models_of_a_day_on_which_the_clock_was_fast_retire_before_newer_ones(
+    spec: DatasetSpec, catalog: Catalog
+) -> None:
+    versions = []
+    for number, days in enumerate((3, 3, 3, 0, 0), start=1):
+        store_partition(catalog.images, [made_up_image_row(number)], "all")
+        created_at = NOW + timedelta(days=days, minutes=number)
+        versions.append(train(catalog, number, created_at))
+    assert maintenance.maintain(spec, catalog).retired == versions[:3]
+
+
 def test_a_clock_that_jumps_to_and_fro_costs_no_row(spec: DatasetSpec, catalog: Catalog) -> None:
     chance, expected = random.Random(1), list[int]()
     for number in range(30):
