@@ -175,7 +175,7 @@ def test_a_job_that_moto_lets_succeed_is_waited_for_and_linked_and_claims_no_ima
     assert f"{BUCKET}?region={REGION}&prefix=data/_logs/applications/" in link
     assert link.endswith(f"/jobs/{job.id}/")
     assert f"ingest_succeeding.{TASK} done" in run.said
-    assert "ingest_succeeding.validate_images failed" in run.said
+    assert "6 of 6 rows break 'every image of the manifest is held or rejected'" in run.said
     assert tables.current_version(open_catalog("succeeding").images) is None
 
 
