@@ -1,5 +1,5 @@
-"""A night under way in a whole Airflow while a backfill of the same dataset is given, the night's own day
-included, and maintenance beside both; photos of that day come late. Minutes: `make chaos` alone runs it."""
+"""A night under way in a whole Airflow while its own day is begun by hand once more, a backfill of that day
+and others is given, and maintenance cleans; photos of the day come late. Minutes: `make chaos` alone runs it."""
 
 import calendar
 import datetime
@@ -57,15 +57,16 @@ def test_a_backfill_over_a_running_night_loses_and_doubles_nothing(places: Path)
             night = begin_night(client)
             wait_until(lambda: state_of(client, night, "fetch_images") == "running", "its fetch")
             server.photos += late()
-            cleaning = [begin(client, "maintenance", None)]
+            others = [begin(client, "ingest_trams", f"{LAST}"), begin(client, "maintenance", None)]
             said = sightline(places, "backfill", "trams", "--from", f"{FIRST}", "--to", f"{LAST}")
-            cleaning.append(begin(client, "maintenance", None))
-            for run in (night, *cleaning):
+            others.append(begin(client, "maintenance", None))
+            for run in (night, *others):
                 wait_until(lambda run=run: end_of(client, run) == "success", f"{run}'s end")
             wait_until(lambda: not client.active_runs("train_trams"), "the trainings' end")
     log.warning("the backfill said: %s", said)
     spec, catalog = load_dataset("trams"), open_catalog("trams")
-    assert f"{DAYS} of {DAYS} days done" in said
+    # Airflow starts no run of a day that has one under way; that is why the same day was begun by hand, too.
+    assert f"{DAYS - 1} of {DAYS - 1} days done" in said
     assert tables.count_rows(catalog.images) == 2 * (DAYS * PER_DAY + LATE)
     laws.check_rows(catalog)
     laws.check_champion(catalog)
