@@ -296,6 +296,20 @@ def test_models_of_a_day_on_which_the_clock_was_fast_retire_before_newer_ones(
     assert maintenance.maintain(spec, catalog).retired == versions[:3]
 
 
+def test_what_is_left_of_a_day_on_which_the_clock_was_fast_goes_at_once_or_once_that_day_is_over(
+    spec: DatasetSpec, catalog: Catalog
+) -> None:
+    store(catalog.images, 1)
+    half = Path(catalog.images.url) / "files-1" / "part-0.parquet"
+    for now, at_once in ((datetime.now(UTC), True), (NOW + timedelta(days=11), False)):
+        storage.write_bytes(str(half), b"half")
+        at = time.time() + 3 * 86_400
+        os.utime(half, (at, at))
+        assert maintenance.maintain(spec, catalog).counts["removed_files"] == 0
+        assert maintenance.maintain(spec, catalog, now, at_once).counts["removed_files"] == 1
+    assert held(catalog.images) == [1]
+
+
 def test_a_clock_that_jumps_to_and_fro_costs_no_row(spec: DatasetSpec, catalog: Catalog) -> None:
     chance, expected = random.Random(1), list[int]()
     for number in range(30):

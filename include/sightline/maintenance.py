@@ -17,6 +17,9 @@ from sightline.leftovers import Since
 
 log = logging.getLogger(__name__)
 
+EVER = datetime.max.replace(
+    tzinfo=UTC
+)  # before which all files were written, whatever the clock said
 NEWEST_RUNS = 10  # of each DAG, whose records stay however old they are
 
 
@@ -44,7 +47,7 @@ def maintain(
     """Clean up a dataset; whatever is killed on the way is done by the next night."""
     now = now or datetime.now(UTC)
     superseded = now - timedelta(days=spec.keep.days)
-    since = Since(superseded, now if at_once else superseded)
+    since = Since(superseded, EVER if at_once else superseded)
     retired = retirement.retire_models(catalog, spec.keep, superseded)
     for version in retired:
         log.info("model %s is retired: %d plans are newer", version, spec.keep.models)

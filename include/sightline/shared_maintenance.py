@@ -5,10 +5,10 @@ was sent to clusters.
 import logging
 from collections.abc import Iterable
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 
 from sightline import emr, shipping, spark_cluster, storage
-from sightline.maintenance import remove_unused
+from sightline.maintenance import EVER, remove_unused
 from sightline.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -51,7 +51,7 @@ def clean(settings: Settings, airflow_logs: str, scratch: Iterable[str], now: da
 def clean_scratch(folders: Iterable[str], before: datetime | None = None) -> int:
     """Remove what killed Spark drivers have left in their folders, by default all of it; returns how many
     drivers."""
-    return sum(remove_unused(folder, before or datetime.now(UTC)) for folder in folders)
+    return sum(remove_unused(folder, before or EVER) for folder in folders)
 
 
 def remove_old_files(folder: str, before: datetime) -> int:
