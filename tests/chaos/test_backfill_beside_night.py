@@ -1,5 +1,5 @@
-"""A night under way in a whole Airflow while its day is begun by hand once more, a backfill is given over it, and
-maintenance cleans; photos of the day come late. Minutes: `make chaos` alone runs it."""
+"""A night under way in a whole Airflow while its day is begun by hand once more, a backfill is given over it,
+and maintenance cleans; photos of the day come late. Minutes: `make chaos` alone runs it."""
 
 import calendar
 import datetime
