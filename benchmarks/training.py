@@ -52,7 +52,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--one", choices=tuple(WAYS), help=argparse.SUPPRESS)
     parser.add_argument("--seed", type=int, default=0, help=argparse.SUPPRESS)
-    parser.add_argument("--photos", type=Path, help="a folder with a folder a class; else the digits")
+    parser.add_argument(
+        "--photos", type=Path, help="a folder with a folder a class; else the digits"
+    )
     parser.add_argument("--backbone", default="resnet18")
     parser.add_argument("--weights", default="random", help="as in a dataset file")
     parser.add_argument("--rate", type=float, default=0.003, help="the highest learning rate")
@@ -145,7 +147,9 @@ def train_plainly(job: Any) -> tuple[Any, float]:
     for epoch in range(epochs):
         began = time.monotonic()
         for step, (pictures, classes) in enumerate(plain_batches(job, epoch, steps * BATCH)):
-            rate = job.spec.learning_rate * recipes.one_cycle((epoch * steps + step) / (epochs * steps))
+            rate = job.spec.learning_rate * recipes.one_cycle(
+                (epoch * steps + step) / (epochs * steps)
+            )
             optimizer.param_groups[0]["lr"] = rate
             loss = nn.functional.cross_entropy(network(pictures), classes)
             optimizer.zero_grad()

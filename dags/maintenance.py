@@ -12,7 +12,7 @@ from airflow.sdk import DAG, TaskGroup
 from sightline import stages
 from sightline.config import dataset_files
 from sightline.operators import StageOperator
-from sightline.orchestration import RETRIES, clean_machine
+from sightline.orchestration import RETRIES, clean_shared
 
 NAMES = [path.stem for path in dataset_files()]
 
@@ -29,7 +29,7 @@ if NAMES:
         tags=["sightline", "maintenance"],
         doc_md=__doc__,
     ):
-        clean_machine()
+        clean_shared()
         for name in NAMES:
             with TaskGroup(name):
                 StageOperator(dataset=name, stage=stages.maintain)

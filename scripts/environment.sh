@@ -67,6 +67,7 @@ make_environment() {
 
 add_development() {
     add_browser
+    add_compiler
     local wanted
     wanted=$(hash_of requirements-dev.txt)
     if [ "$(stamp_of development)" != "$wanted" ]; then
@@ -85,6 +86,16 @@ add_browser() {
         install_debian chromium >>"$LOG" 2>&1 && return
     fi
     echo "There is no Chromium here, so the tests of the pages in a browser are skipped." >&2
+}
+
+# For the test of nights on which the clock jumps, which is skipped where there is none.
+add_compiler() {
+    command -v cc >/dev/null && return
+    if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
+        echo "Debian's C compiler, for a test with a clock that jumps ..."
+        install_debian gcc libc6-dev >>"$LOG" 2>&1 && return
+    fi
+    echo "There is no C compiler here, so the test with a clock that jumps is skipped." >&2
 }
 
 install_debian() {

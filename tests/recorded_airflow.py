@@ -19,6 +19,7 @@ class RecordedAirflow:
     answers: dict[str, list[Answer]] = field(default_factory=dict)
     asked: list[str] = field(default_factory=list)
     tokens: list[str] = field(default_factory=list)
+    bodies: list[bytes] = field(default_factory=list)
     address: str = ""
 
     def answer(self, method: str, path: str, token: str) -> Answer:
@@ -39,7 +40,8 @@ def serve(recorded: RecordedAirflow) -> Iterator[RecordedAirflow]:
         protocol_version = "HTTP/1.1"
 
         def handle_any(self) -> None:
-            self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            length = int(self.headers.get("Content-Length") or 0)
+            recorded.bodies.append(self.rfile.read(length))
             token = self.headers.get("Authorization", "")
             status, value = recorded.answer(self.command, self.path, token)
             self.answer_json(value, status)

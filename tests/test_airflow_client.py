@@ -1,6 +1,8 @@
 """The REST client: logging in, waiting out hiccups, refusing in a sentence, reading logs bit by bit."""
 
+import json
 from collections.abc import Iterator
+from datetime import date
 
 import pytest
 
@@ -40,15 +42,28 @@ def test_a_dag_that_airflow_does_not_know_is_none(client: AirflowClient) -> None
     assert client.find_dag("x") is None
 
 
-def test_a_read_is_repeated_after_a_server_error_and_a_trigger_is_not(
+def test_a_read_is_repeated_after_a_server_error_and_a_backfill_is_not(
     airflow: RecordedAirflow, client: AirflowClient
 ) -> None:
     airflow.answers["GET /api/v2/dags/x"] = [(500, {}), (200, {"dag_id": "x"})]
-    airflow.answers["POST /api/v2/dags/x/dagRuns"] = [(500, {"detail": "database is locked"})]
+    airflow.answers["POST /api/v2/backfills"] = [(500, {"detail": "database is locked"})]
     assert client.find_dag("x") == {"dag_id": "x"}
     with pytest.raises(AirflowUnavailable, match="database is locked"):
-        client.trigger("x", None)
-    assert airflow.asked.count("POST /api/v2/dags/x/dagRuns") == 1
+        client.create_backfill("x", date(2026, 11, 5), date(2026, 11, 6), "failed")
+    assert airflow.asked.count("POST /api/v2/backfills") == 1
+
+
+def test_a_trigger_is_repeated_under_its_name_and_looked_for_where_it_was_done_already(
+    airflow: RecordedAirflow, client: AirflowClient
+) -> None:
+    locked, done = (500, {"detail": "database is locked"}), (409, {"detail": "exists already"})
+    made = {"dag_id": "x", "dag_run_id": "manual__1", "state": "queued"}
+    airflow.answers["POST /api/v2/dags/x/dagRuns"] = [locked, (200, made), locked, done]
+    assert client.trigger("x", None) == Run("x", "manual__1", "queued")
+    with pytest.raises(AirflowUnavailable, match=r"refused GET /api/v2/dags/x/dagRuns/manual__"):
+        client.trigger("x", None)  # of which this server knows nothing
+    names = [json.loads(body)["dag_run_id"] for body in airflow.bodies if b"dag_run_id" in body]
+    assert names[0] == names[1] != names[2] == names[3]
 
 
 def test_a_server_that_does_not_answer_is_named_in_the_sentence() -> None:

@@ -233,7 +233,7 @@ def test_maintenance_cleans_every_dataset_one_after_the_other(own_places: Path) 
     for name in ("good", "other"):
         (own_places / "datasets" / f"{name}.yaml").write_text("source: {type: digits}\n")
     maintenance = parse(own_places)["dags"]["maintenance"]
-    assert set(maintenance["tasks"]) == {"clean_machine", "good.maintain", "other.maintain"}
+    assert set(maintenance["tasks"]) == {"clean_shared", "good.maintain", "other.maintain"}
     assert maintenance["documented"]
     assert min(maintenance["retries"]) >= 2
     assert maintenance["max_active_runs"] == 1

@@ -92,15 +92,32 @@ def test_a_run_is_read_in_the_order_in_which_its_tasks_began(catalog: Catalog) -
     assert [record["task"] for record in records] == ["b", "a"]
 
 
-def test_the_last_run_is_the_one_that_began_last(catalog: Catalog) -> None:
+def test_the_last_run_is_the_one_that_began_last_whatever_the_clock_has_said(
+    catalog: Catalog,
+) -> None:
     assert ledger.last_run(catalog, "ingest_pets") == []
+    assert ledger.find_last_record(catalog, "ingest_pets", "train") is None
     runs = {"manual__2": "2026-11-07", "scheduled__9": "2026-11-05", "manual__1": "2026-11-06"}
     for run, day in runs.items():
         with ledger.recording(catalog, task_of("train", run)) as record:
             record.started_at = f"{day}T00:00:00+00:00"
     finish(catalog, task_of("train", "later", dag="train_pets"))
     [record] = ledger.last_run(catalog, "ingest_pets")
-    assert record["run_id"] == "manual__2"
+    assert record["run_id"] == "manual__1"
+    assert ledger.last_record(catalog, "ingest_pets", "train") == record
+    finish(catalog, task_of("train", "manual__2"))  # which somebody has cleared
+    assert ledger.last_run(catalog, "ingest_pets") == [record]
+    assert ledger.last_record(catalog, "ingest_pets", "train")["run_id"] == "manual__2"
+
+
+def test_without_a_note_of_what_is_newest_the_times_tell(catalog: Catalog) -> None:
+    for run, day in {"b": "2026-11-07", "a": "2026-11-05"}.items():
+        with ledger.recording(catalog, task_of("train", run)) as record:
+            record.started_at = f"{day}T00:00:00+00:00"
+    storage.remove_tree(storage.join(catalog.root, "newest"))
+    [record_of_b] = ledger.last_run(catalog, "ingest_pets")
+    assert record_of_b["run_id"] == "b"
+    assert ledger.last_record(catalog, "ingest_pets", "train") == record_of_b
 
 
 def test_a_run_id_of_airflow_makes_a_safe_folder(catalog: Catalog) -> None:

@@ -1,11 +1,12 @@
 """The local Airflow for real: up, runs, failures, Ctrl-C, down, and not one process left.
 
-Toy DAGs stand for ours, whose own tests are elsewhere.
+Toy DAGs stand for ours, whose own tests are elsewhere; `maintenance` is our own.
 """
 
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -19,9 +20,11 @@ from urllib.parse import quote, unquote
 import psutil
 import pytest
 
-from sightline import models
-from sightline.airflow_client import AirflowClient, Run
+from sightline import models, storage
+from sightline.airflow_client import ENDED, AirflowClient, Run
 from sightline.catalog import Catalog, open_catalog
+from sightline.settings import load_settings
+from sightline.task_log import find_reason
 from tests.airflow_browser import frame_of, logged_in
 
 pytestmark = pytest.mark.end_to_end
@@ -125,8 +128,11 @@ def places(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in ("dags", "datasets", "data"):
         (folder / name).mkdir()
     (folder / "dags" / "toys.py").write_text(TOYS)
+    shutil.copy(load_settings().home / "dags" / "maintenance.py", folder / "dags")
     for name in ("toy", "broken", "endless", "asked"):
         (folder / "datasets" / f"{name}.yaml").write_text(DIGITS)
+    (folder / "datasets" / "damaged.yaml").write_text(DIGITS)
+    (folder / "datasets" / "unreadable.yaml").write_text("source: {type: moon}\n")
     return folder
 
 
@@ -200,6 +206,40 @@ def test_a_failing_task_ends_the_run_with_its_sentence_and_no_traceback(
     assert "progress fetch_images: 3/8" in run.said
     assert "Traceback" not in run.said
     assert "AirflowFailException" not in run.said
+
+
+def test_maintenance_cleans_what_it_can_and_names_what_it_cannot(
+    client: AirflowClient, places: Path
+) -> None:
+    old = [
+        places / "state" / "airflow" / "logs" / "run" / "old.log",
+        places / "state" / "spark" / "spark-1" / "broadcast",
+        places / "data" / "_code" / "0123" / "sightline.zip",
+        *(places / "data" / name / "staging" / "fetch-1" / "part-0" for name in ("asked", "toy")),
+    ]
+    for path in old:
+        storage.write_bytes(str(path), b"old")
+        os.utime(path, (1, 1))
+    entry = places / "data" / "damaged" / "images" / "_delta_log" / f"{0:020d}.json"
+    storage.write_bytes(str(entry), b"no log of a table")
+    wait_until(lambda: client.find_dag("maintenance") is not None, "the DAG")
+    client.set_paused("maintenance", False)
+    run = client.trigger("maintenance", None)
+    wait_until(lambda: client.run(run.dag_id, run.run_id).state in ENDED, "the end of it")
+    client.set_paused("maintenance", True)
+    states = {name: task.state for name, task in client.tasks(run).items()}
+    failed = {name for name, state in states.items() if state != "success"}
+    assert failed == {"damaged.maintain", "unreadable.maintain"}, states
+    assert "unreadable.yaml" in reason_of(client, run, "unreadable.maintain")
+    assert "/data/damaged/images" in reason_of(client, run, "damaged.maintain")
+    assert [path for path in old if path.exists()] == []
+
+
+def reason_of(client: AirflowClient, run: Run, task_id: str) -> str:
+    """Why the first try of a task has failed, which was its only one."""
+    assert client.tasks(run)[task_id].try_number == 1
+    lines, _ = client.read_log(run, task_id, 1)
+    return find_reason(lines)
 
 
 def test_ctrl_c_during_a_task_ends_the_task_and_the_run_but_not_the_shared_airflow(

@@ -238,7 +238,7 @@ def test_a_version_is_not_forgotten_by_age_alone(catalog: Catalog) -> None:
     assert len(tables.file_urls(table, 4)) == 3
 
 
-def test_old_records_and_logs_go_but_the_newest_stay(spec: DatasetSpec, catalog: Catalog) -> None:
+def test_old_records_and_pages_go_but_the_newest_stay(spec: DatasetSpec, catalog: Catalog) -> None:
     for number in range(13):
         url = catalog.run("ingest_photos", f"run-{number:02d}")
         storage.write_json(f"{url}/featurize.json", {"started_at": f"{number}"})
@@ -250,21 +250,6 @@ def test_old_records_and_logs_go_but_the_newest_stay(spec: DatasetSpec, catalog:
     assert storage.list_names(f"{catalog.checks}/validations/images") == ["old.html"]
     maintenance.maintain(spec, catalog, NOW + timedelta(days=91))
     assert storage.list_names(f"{catalog.checks}/validations/images") == []
-    logs = Path(catalog.root) / "logs"
-    storage.write_bytes(f"{logs}/run/old.log", b"old")
-    os.utime(logs / "run" / "old.log", (1, 1))
-    assert maintenance.remove_old_logs(str(logs)) == 1
-    assert maintenance.remove_old_logs(str(logs)) == 0
-
-
-def test_what_killed_drivers_have_left_goes_when_it_is_old(tmp_path: Path) -> None:
-    folders = [str(tmp_path / "one"), str(tmp_path / "two"), str(tmp_path / "none")]
-    for name in ("one", "two"):
-        storage.write_bytes(f"{tmp_path / name}/spark-1/pyspark-1/broadcast", b"weights")
-    os.utime(tmp_path / "two" / "spark-1" / "pyspark-1" / "broadcast", (1, 1))
-    assert maintenance.clean_scratch(folders) == 1
-    assert [path.name for path in tmp_path.rglob("broadcast")] == ["broadcast"]
-    assert maintenance.clean_scratch(folders, at_once=True) == 1
 
 
 def test_a_claim_outlives_a_merge(catalog: Catalog) -> None:
@@ -298,6 +283,31 @@ def test_a_store_that_did_not_answer_is_tried_again_and_a_full_disk_is_not() -> 
     assert not isinstance(failure_of(busy), AirflowFailException)
     assert isinstance(failure_of(full), AirflowFailException)
     assert str(failure_of(full)) == "Cannot open table images at /data/pets/images: No space left."
+
+
+def test_models_of_a_day_on_which_the_clock_was_fast_retire_before_newer_ones(
+    spec: DatasetSpec, catalog: Catalog
+) -> None:
+    versions = []
+    for number, days in enumerate((3, 3, 3, 0, 0), start=1):
+        store_partition(catalog.images, [made_up_image_row(number)], "all")
+        created_at = NOW + timedelta(days=days, minutes=number)
+        versions.append(train(catalog, number, created_at))
+    assert maintenance.maintain(spec, catalog).retired == versions[:3]
+
+
+def test_what_is_left_of_a_day_on_which_the_clock_was_fast_goes_at_once_or_once_that_day_is_over(
+    spec: DatasetSpec, catalog: Catalog
+) -> None:
+    store(catalog.images, 1)
+    half = Path(catalog.images.url) / "files-1" / "part-0.parquet"
+    for now, at_once in ((datetime.now(UTC), True), (NOW + timedelta(days=11), False)):
+        storage.write_bytes(str(half), b"half")
+        at = time.time() + 3 * 86_400
+        os.utime(half, (at, at))
+        assert maintenance.maintain(spec, catalog).counts["removed_files"] == 0
+        assert maintenance.maintain(spec, catalog, now, at_once).counts["removed_files"] == 1
+    assert held(catalog.images) == [1]
 
 
 def test_a_clock_that_jumps_to_and_fro_costs_no_row(spec: DatasetSpec, catalog: Catalog) -> None:

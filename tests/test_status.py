@@ -69,8 +69,8 @@ def test_images_rejects_by_reason_and_features_are_counted(catalog: Catalog) -> 
 
 
 def test_the_newest_ingest_run_tells_how_many_images_it_featurized(catalog: Catalog) -> None:
-    record_run(catalog, "ingest_birds", "b", "2026-11-02T00:00:00", featurize={"featurized": 0})
     record_run(catalog, "ingest_birds", "a", "2026-11-01T00:00:00", featurize={"featurized": 7})
+    record_run(catalog, "ingest_birds", "b", "2026-11-02T00:00:00", featurize={"featurized": 0})
     status = read_status("birds")
     assert status.featurized_in_last_run == 0
     assert status.last_runs["ingest"] is not None

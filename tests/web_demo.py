@@ -132,4 +132,6 @@ def _record(
 
 def _rewrite(catalog: Catalog, record: dict[str, Any]) -> None:
     run = TaskRun(record["dag_id"], record["run_id"], record["task"], record["partition"])
-    storage.write_json(ledger.record_url(catalog, run), record)
+    newest = catalog.newest(run.dag_id, run.task)
+    for url in (ledger.record_url(catalog, run), newest):
+        storage.write_json(url, record)

@@ -1,6 +1,7 @@
 """What Sightline asks of the local Airflow over its REST API, in Airflow's own words: DAG, run, task."""
 
 import logging
+import secrets
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -104,9 +105,17 @@ class AirflowClient:
                 _json(self._request("POST", "/pools", json={"name": name, "slots": slots}))
 
     def trigger(self, dag_id: str, partition_key: str | None) -> Run:
-        """Start a run of a DAG for a partition, or for all of it."""
+        """Start a run of a DAG for a partition, or for all of it.
+
+        The run's name is ours, so that asking may be repeated: two commands at once are too much for SQLite.
+        """
+        run_id = f"manual__{datetime.now(UTC).isoformat()}_{secrets.token_hex(4)}"
         asked: dict[str, Any] = {"logical_date": None, "partition_key": partition_key, "conf": {}}
-        return _run(_json(self._request("POST", f"/dags/{dag_id}/dagRuns", json=asked)))
+        asked["dag_run_id"] = run_id
+        response = self._request("POST", f"/dags/{dag_id}/dagRuns", may_repeat=True, json=asked)
+        if response.status_code == 409:  # it was made, and the answer lost
+            return self.run(dag_id, run_id)
+        return _run(_json(response))
 
     def run(self, dag_id: str, run_id: str) -> Run:
         """A run as it is now."""
@@ -202,8 +211,10 @@ class AirflowClient:
         found = _json(response)
         return [_log_line(line) for line in found["content"]], found.get("continuation_token")
 
-    def _request(self, method: str, path: str, **options: Any) -> httpx.Response:
-        attempts = 1 if method == "POST" else self._attempts
+    def _request(
+        self, method: str, path: str, may_repeat: bool = False, **options: Any
+    ) -> httpx.Response:
+        attempts = self._attempts if may_repeat or method != "POST" else 1
         for attempt in range(1, attempts + 1):
             try:
                 response = self._send(method, path, **options)

@@ -11,6 +11,7 @@
     reports/            one page a trained model, latest.html
     checks/             Great Expectations' Data Docs
     runs/               what each task of each run read, wrote and took
+    newest/             the same of each task's last run, and which run of a DAG began last
     staging/            work lists of running jobs
     source/             what a source keeps of what it has downloaded
     take_downs/         take-downs at work, each a list of what has to go; empty otherwise
@@ -212,6 +213,10 @@ class Catalog:
     def model(self, version: str) -> str:
         """Folder of one model."""
         return storage.join(self.models, version)
+
+    def newest(self, dag_id: str, name: str) -> str:
+        """The file that holds a task's record of its last run; `run` names the run that began last."""
+        return storage.join(self.root, "newest", dag_id, f"{name}.json")
 
     def run(self, dag_id: str, run_id: str) -> str:
         """Folder of one run's records; run ids hold characters that paths should not."""

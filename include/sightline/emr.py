@@ -14,6 +14,7 @@ from sightline.shipping import Shipped
 
 PYTHON = "/opt/sightline/bin/python"  # where the image and the bootstrap put the locked packages
 UNPACKED = "sightline"  # the archive's folder, beside each process of the job
+LOGS = "_logs"  # of the storage
 SERVERLESS, CLUSTER = "emr_serverless", "emr_default"  # the connections
 IDLE_SECONDS = 1_800  # after which EMR itself ends a cluster that nobody has ended
 

@@ -235,7 +235,7 @@ def _attempts(job: emr.Job, delay_seconds: int) -> int:
 
 
 def _logs() -> str:
-    return storage.join(load_settings().storage, "_logs")
+    return storage.join(load_settings().storage, emr.LOGS)
 
 
 def _bootstrap() -> list[str]:

@@ -2,6 +2,7 @@
 
 The report's timings, `sightline status` and the lineage events are made from these records. A retry
 writes its task's record again. A try that fails leaves what it had noted apart, for the lineage alone.
+Which is the newest is noted as it comes about: a clock that was wrong for a day would tell it wrongly.
 """
 
 import os
@@ -19,6 +20,8 @@ from sightline import storage, tables
 from sightline.catalog import Catalog
 from sightline.errors import SightlineError, TrainingError
 from sightline.tables import Table, Writer
+
+RUN = "run"  # beside the tasks' newest records: no task has this name
 
 
 @dataclass(frozen=True)
@@ -98,6 +101,8 @@ def recording(catalog: Catalog, task: TaskRun) -> Iterator[Record]:
     started = time.monotonic()
     now = datetime.now(UTC).isoformat(timespec="seconds")
     record = Record(task.task, task.dag_id, task.run_id, task.partition, now)
+    if not storage.exists(catalog.run(task.dag_id, task.run_id)):
+        storage.write_json(catalog.newest(task.dag_id, RUN), {"run_id": task.run_id})
     storage.remove_tree(failure_url(catalog, task))  # of an earlier try
     try:
         yield record
@@ -109,7 +114,8 @@ def recording(catalog: Catalog, task: TaskRun) -> Iterator[Record]:
             storage.write_json(failure_url(catalog, task), {**asdict(record), "refused": refused})
         raise
     record.seconds = round(time.monotonic() - started, 2)
-    storage.write_json(record_url(catalog, task), asdict(record))
+    for url in (record_url(catalog, task), catalog.newest(task.dag_id, task.task)):
+        storage.write_json(url, asdict(record))
 
 
 def failure_url(catalog: Catalog, task: TaskRun) -> str:
@@ -145,7 +151,11 @@ def read_run(catalog: Catalog, dag_id: str, run_id: str) -> list[dict[str, Any]]
 
 def last_run(catalog: Catalog, dag_id: str) -> list[dict[str, Any]]:
     """The records of the DAG's run that began last; empty when there is none."""
-    runs = [
+    newest = storage.read_json(catalog.newest(dag_id, RUN))
+    records = read_run(catalog, dag_id, newest["run_id"]) if newest else []
+    if records:
+        return records
+    runs = [  # of before that was noted, or the newest has ended no task yet
         read_run(catalog, dag_id, run_id)
         for run_id in storage.list_names(storage.join(catalog.runs, dag_id))
     ]
@@ -175,6 +185,10 @@ def find_last_record(
     catalog: Catalog, dag_id: str, task: str, run_id: str | None = None
 ) -> dict[str, Any] | None:
     """As `last_record`, or None when no run has one."""
+    if run_id is None:
+        newest: dict[str, Any] | None = storage.read_json(catalog.newest(dag_id, task))
+        if newest is not None:
+            return newest
     found = all_records(catalog, dag_id, task, run_id)
     return max(found, key=lambda record: str(record["started_at"]), default=None)
 

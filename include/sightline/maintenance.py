@@ -7,7 +7,6 @@ waiting for days; then nothing can take up again what they had begun.
 
 import logging
 from collections import Counter
-from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
@@ -18,8 +17,9 @@ from sightline.leftovers import Since
 
 log = logging.getLogger(__name__)
 
-LOG_DAYS = 90  # of Airflow's own logs, which are of no dataset
-SCRATCH_DAYS = 7  # of Spark's temporary files; a driver that works longer would lose its own
+EVER = datetime.max.replace(
+    tzinfo=UTC
+)  # before which all files were written, whatever the clock said
 NEWEST_RUNS = 10  # of each DAG, whose records stay however old they are
 
 
@@ -47,7 +47,7 @@ def maintain(
     """Clean up a dataset; whatever is killed on the way is done by the next night."""
     now = now or datetime.now(UTC)
     superseded = now - timedelta(days=spec.keep.days)
-    since = Since(superseded, now if at_once else superseded)
+    since = Since(superseded, EVER if at_once else superseded)
     retired = retirement.retire_models(catalog, spec.keep, superseded)
     for version in retired:
         log.info("model %s is retired: %d plans are newer", version, spec.keep.models)
@@ -65,25 +65,8 @@ def maintain(
     return Cleaned(retired, merged.total(), removed.total())
 
 
-def remove_old_logs(folder: str, now: datetime | None = None) -> int:
-    """Remove Airflow's logs that nobody has written to for months; returns how many there were."""
-    before = (now or datetime.now(UTC)) - timedelta(days=LOG_DAYS)
-    old = [path for path, written_at in storage.files_below(folder).items() if written_at < before]
-    for path in old:
-        storage.remove_file(storage.join(folder, path))
-    storage.remove_empty_folders(folder, before)
-    return len(old)
-
-
-def clean_scratch(folders: Iterable[str], at_once: bool = False) -> int:
-    """Remove what killed Spark drivers have left in their folders; returns how many drivers."""
-    now = datetime.now(UTC)
-    before = now if at_once else now - timedelta(days=SCRATCH_DAYS)
-    return sum(remove_scratch(folder, before) for folder in folders)
-
-
-def remove_scratch(folder: str, before: datetime) -> int:
-    """Remove what lies in a folder for temporary things since a moment; returns how much was there."""
+def remove_unused(folder: str, before: datetime) -> int:
+    """Remove what of a folder nobody has written to since a moment, subfolders whole; returns how much."""
     found = _newest_by_folder(storage.files_below(folder), 1)
     old = [name for name, written_at in found.items() if written_at < before]
     for name in old:
@@ -99,7 +82,7 @@ def _tell(what: str, counts: Counter[str]) -> None:
 
 def _remove_files(catalog: Catalog, since: Since) -> int:
     """Remove the work lists and checkpoints of tasks that were killed, and half-written files."""
-    removed = remove_scratch(catalog.staging, since.uncommitted)
+    removed = remove_unused(catalog.staging, since.uncommitted)
     inside = tuple(f"{table.name}/" for table in catalog.tables)  # swept on their own
     for path, written_at in storage.files_below(catalog.root).items():
         is_half = traces.HALF_WRITTEN.fullmatch(path.rsplit("/", 1)[-1])

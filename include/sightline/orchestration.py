@@ -117,20 +117,23 @@ def wait_for_runs() -> Any:
     return wait()
 
 
-def clean_machine() -> Any:
-    """A task that removes what is of no dataset: old logs, and what killed Spark drivers have left."""
+def clean_shared() -> Any:
+    """A task that removes what is of no dataset: old logs, what killed Spark drivers have left, old code."""
 
-    @task(task_id="clean_machine")
+    @task(task_id="clean_shared")
     def clean() -> None:
-        """Removes logs of months ago, and what killed Spark drivers have left on this machine."""
+        """Removes logs of months ago, what killed Spark drivers have left on this machine, and code that no
+        job of late was sent with."""
+        from datetime import UTC, datetime
+
         from airflow.sdk.configuration import conf
 
-        from sightline import maintenance
+        from sightline import shared_maintenance
+        from sightline.settings import load_settings
 
-        logs = maintenance.remove_old_logs(conf.get("logging", "base_log_folder"))
-        folders = os.environ.get("SPARK_LOCAL_DIRS", "").split(",")
-        scratch = maintenance.clean_scratch(filter(None, folders))
-        log.info("%d logs of long ago and %d folders of killed drivers are removed", logs, scratch)
+        scratch = filter(None, os.environ.get("SPARK_LOCAL_DIRS", "").split(","))
+        logs = conf.get("logging", "base_log_folder")
+        shared_maintenance.clean(load_settings(), logs, scratch, datetime.now(UTC))
 
     return clean()
 

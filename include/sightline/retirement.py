@@ -67,15 +67,24 @@ def _due(catalog: Catalog, described: dict[str, dict[str, Any]], keep: KeepSpec)
     """Versions of the plans that are older than so many others, oldest first."""
     line = publishing.succession(models.champion_history(catalog)).line
     spared = {models.plan_of(version) for version in line[-2:]}
-    last_made: dict[str, str] = {}  # by plan
+    ages: dict[str, tuple[Any, ...]] = {}  # by plan
     for version, model in described.items():
         if not models.is_retired(model):
             plan = models.plan_of(version)
-            last_made[plan] = max(last_made.get(plan, ""), model["created_at"])
-    newest_first = sorted(last_made, key=lambda plan: (last_made[plan], plan), reverse=True)
+            ages[plan] = max(ages.get(plan, ()), _age(model))
+    newest_first = sorted(ages, key=lambda plan: (ages[plan], plan), reverse=True)
     old = set(newest_first[keep.models :]) - spared
     return [one for one, model in described.items()
             if models.plan_of(one) in old and not models.is_retired(model)]  # fmt: skip
+
+
+def _age(model: dict[str, Any]) -> tuple[Any, ...]:
+    """Greater of a model that was made later: by the tables' versions, as a clock may have been wrong; by the
+    time where only settings differ."""
+    versions = [
+        model["tables"].get(name) or 0 for name in ("features", "images", "label_overrides")
+    ]
+    return (*versions, model["created_at"])
 
 
 def _trained_before(described: dict[str, dict[str, Any]], moment: datetime) -> set[str]:

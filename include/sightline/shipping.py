@@ -15,6 +15,7 @@ from sightline.config import dataset_files
 from sightline.settings import load_settings
 
 FOLDER = "_code"  # of the storage; no dataset can have such a name
+USED = "used"  # a file beside: when a job was last sent with it, which maintenance asks
 EPOCH = (1980, 1, 1, 0, 0, 0)  # a zip's earliest time: when a file was written is not its content
 WHOLE = 0o644 << 16  # what a process of another user may read
 
@@ -36,6 +37,7 @@ def ship(stage: str) -> Shipped:
     shipped = Shipped(
         storage.join(folder, "sightline.zip"), storage.join(folder, "spark_jobs", f"{stage}.py")
     )
+    _note_use(folder)
     if not storage.exists(shipped.program):  # which comes last: whoever sees it finds the archive
         with storage.writing(shipped.archive) as stream:
             write_archive(stream, files)
@@ -46,11 +48,17 @@ def ship(stage: str) -> Shipped:
 def ship_file(path: Path) -> str:
     """Send one file under the name of its content; returns its URL."""
     content = path.read_bytes()
-    digest = digest_of({path.name: content})
-    url = storage.join(load_settings().storage, FOLDER, digest, path.name)
+    folder = storage.join(load_settings().storage, FOLDER, digest_of({path.name: content}))
+    url = storage.join(folder, path.name)
+    _note_use(folder)
     if not storage.exists(url):
         storage.write_bytes(url, content)
     return url
+
+
+def _note_use(folder: str) -> None:
+    """Before anybody looks what is there: from here on it is not old."""
+    storage.write_bytes(storage.join(folder, USED), b"")
 
 
 def library_files() -> dict[str, bytes]:

@@ -32,11 +32,18 @@ def is_local(master: str) -> bool:
     return not master or master.startswith("local")
 
 
+def library_folder(settings: Settings) -> Path:
+    """Where this machine keeps the archives that it has sent."""
+    return settings.state / "library"
+
+
 def make_library(settings: Settings) -> Path:
     """The library as a zip file, named by what it holds; workers import from it."""
     files = shipping.library_files()
-    archive = settings.state / "library" / f"sightline-{shipping.digest_of(files)}.zip"
-    if not archive.exists():
+    archive = library_folder(settings) / f"sightline-{shipping.digest_of(files)}.zip"
+    try:
+        os.utime(archive)  # it is in use, and maintenance leaves it
+    except FileNotFoundError:
         archive.parent.mkdir(parents=True, exist_ok=True)
         beside = archive.with_name(f".{archive.name}.{os.getpid()}")
         with beside.open("wb") as stream:

@@ -33,16 +33,24 @@ class Mischief:
     listings: dict[str, tuple[int, list[tuple[str, str]], bytes]] = field(default_factory=dict)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def choose(self) -> str | None:
-        """What happens to the next request."""
+    def choose(self, command: str, path: str) -> str | None:
+        """What happens to the next request: of what can happen to it."""
         with self.lock:
             draw = self.chance.random()
             for kind, share in self.shares.items():
                 draw -= share
                 if draw < 0:
+                    if not self._can_happen(kind, command, path):
+                        return None
                     self.happened[kind] += 1
                     return kind
         return None
+
+    def _can_happen(self, kind: str, command: str, path: str) -> bool:
+        """An answer can be lost to a write; a listing can be old that there was before."""
+        if kind in ("lost", "lost_reset"):
+            return command in ("PUT", "POST", "DELETE")
+        return kind != "stale" or (command == "GET" and path in self.listings)
 
 
 @contextmanager
@@ -59,13 +67,13 @@ def misbehaving(address: str, mischief: Mischief) -> Iterator[str]:
         def answer(self) -> None:
             """Pass a request on, or not."""
             body = _body_of(self)
-            kind = mischief.choose()
+            kind = mischief.choose(self.command, self.path)
             if kind == "reset":
                 return _reset(self)
             if kind in ("busy", "broken"):
                 return _send(self, *((503, [], BUSY) if kind == "busy" else (500, [], BROKEN)))
             is_listing = self.command == "GET" and "list-type=2" in self.path
-            if kind == "stale" and is_listing and self.path in mischief.listings:
+            if kind == "stale":
                 return _send(self, *mischief.listings[self.path])
             found = _pass_on(self, host, body)
             if is_listing:

@@ -8,6 +8,7 @@ import re
 import shutil
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -38,7 +39,7 @@ def test_thirty_nights(own_places: Path) -> None:
         if night % 4 == 2:  # what was broken is repaired
             shutil.copyfile(digits[-night], photos / "1" / f"broken-{night - 1}.png")
         killed = killing.run_night("digits", f"night-{night:02d}", int(night % 3 == 2), chance)
-        check_report(catalog)
+        check_report(catalog, newest_model(catalog))
         if night % 5 == 4:
             uri = str(next(iter((photos / "7").glob("*.png"))))
             if tables.held_values(catalog.images, "uri", [uri]):
@@ -63,10 +64,14 @@ def test_thirty_nights(own_places: Path) -> None:
     laws.check_champion(catalog)
 
 
-def check_report(catalog: Catalog) -> None:
-    """The newest model's page tells the images and the accuracy that the tables hold."""
+def newest_model(catalog: Catalog) -> dict[str, Any]:
+    """The description of the model that was made last."""
     described = [models.read_model(catalog, one) for one in models.list_versions(catalog)]
-    model = max(filter(None, described), key=lambda one: str(one["created_at"]))
+    return max(filter(None, described), key=lambda one: str(one["created_at"]))
+
+
+def check_report(catalog: Catalog, model: dict[str, Any]) -> None:
+    """The newest model's page tells the images and the accuracy that the tables hold."""
     page = storage.read_bytes(f"{catalog.reports}/{model['version']}.html").decode()
     assert storage.read_bytes(f"{catalog.reports}/latest.html").decode() == page
     shown = {label: int(total.replace(",", "")) for label, total in ROW.findall(page)}
