@@ -16,7 +16,7 @@ reduce: {{components: 16}}
 train: {{penalties: [0.01], folds: 2, max_iterations: 20}}
 gate: {{max_drop: 1.0}}
 limits: {{images_per_commit: 40, rejected_share: 0.5}}
-keep: {{days: {days}, models: 5}}
+keep: {{days: {days}, run_days: 5, models: 5}}
 """
 
 
