@@ -29,6 +29,7 @@ from deltalake.transaction import AddAction, RemoveAction, create_table_with_add
 
 from sightline import storage
 from sightline.delta import (
+    LOG,
     Slice,
     Table,
     count_rows,
@@ -202,7 +203,7 @@ def replace_partition(
         transaction = opened.transaction_version(held.writer.identity) or 0
         if transaction != held.transaction:
             log.info("%s: another run of %s was faster; its rows stay", table.name, held.writer)
-            _discard(table, urls)
+            _discard(urls)
             return None
         actions = [_add_action(table, url, partition) for url in urls]
         replaced = slice_of(table, partition)
@@ -246,7 +247,7 @@ def append_new(
             opened, table, actions, "append", writer, transaction, None
         )
         if kept_urls is not urls:
-            _discard(table, urls if is_done else kept_urls)
+            _discard(urls if is_done else kept_urls)
         if is_done:
             holders = pa.array(held_by, pa.string())
             return ours.append_column("held_by", holders).filter(pc.is_valid(holders))
@@ -276,7 +277,7 @@ def exchange(
         transaction = (opened.transaction_version(writer.identity) or 0) + 1
         if _commit(opened, table, actions, "append", writer, transaction, None):
             return
-        _discard(table, new)
+        _discard(new)
     raise _too_busy(table)
 
 
@@ -332,8 +333,10 @@ def _commit(
     replaced: Slice | None,
 ) -> bool:
     """Commit on top of exactly the opened version; False when another commit came first."""
+    mark = uuid.uuid4().hex
+    named = {"sightline.task": writer.identity, "sightline.run": writer.run}
     properties = CommitProperties(
-        custom_metadata={"sightline.task": writer.identity, "sightline.run": writer.run},
+        custom_metadata={**named, "sightline.mark": mark},
         app_transactions=[Transaction(writer.identity, transaction)],
         max_commit_retries=0,
     )
@@ -348,8 +351,18 @@ def _commit(
             post_commithook_properties=KEEP_LOG,
         )
     except CommitFailedError:
-        return False
+        return _is_marked(table, opened.version() + 1, mark)
     return True
+
+
+def _is_marked(table: Table, version: int, mark: str) -> bool:
+    """Whether a version is the commit with this mark: done, though its answer was lost. The entry is read by
+    its name: a listing may be old, and would let us discard what is committed."""
+    try:
+        entry = storage.read_bytes(storage.join(table.url, LOG, f"{version:020d}.json"))
+    except FileNotFoundError:
+        return False
+    return mark.encode() in entry
 
 
 def _add_action(table: Table, url: str, partition: str | None) -> AddAction:
@@ -414,13 +427,11 @@ def _write_kept(table: Table, urls: list[str], keep: list[bool]) -> list[str]:
     return write_batches(table, kept())
 
 
-def _discard(table: Table, urls: list[str]) -> None:
-    """Delete files that the table does not count; a commit that seemed to fail may have gone through."""
-    counted = {file_name(url) for url in file_urls(table)}
+def _discard(urls: list[str]) -> None:
+    """Delete files that no commit has named."""
     for url in urls:
-        if file_name(url) not in counted:
-            fs, path = storage.filesystem(url)
-            fs.rm_file(path)
+        fs, path = storage.filesystem(url)
+        fs.rm_file(path)
 
 
 def _streams(urls: list[str]) -> Iterator[Any]:

@@ -26,7 +26,8 @@ pytestmark = pytest.mark.chaos
 NOW = datetime.now(UTC)
 TRIES = 8  # Airflow's are four, hours apart in an outage
 ALONE = ("lost_reset", "stale")  # in CI: the most treacherous ones, so that a failure names them
-SHARES = {"stale": 0.5}  # of what it can happen to, which for old listings is little; else 0.15
+# Of what they can happen to, which is few of all requests: writes, and listings made before.
+SHARES = {"lost": 0.1, "lost_reset": 0.1, "stale": 0.3}
 WRITERS, CHUNKS, ROWS = 3, min(3 * killing.SIZE, 8), 6
 
 
@@ -52,7 +53,7 @@ def store(
         fsspec.filesystem("s3").clear_instance_cache()
         bucket = f"chaos-{request.param.replace('_', '-')}"
         fsspec.filesystem("s3").mkdir(bucket)
-        mischief.shares = {kind: SHARES.get(kind, 0.15) / len(kinds) for kind in kinds}
+        mischief.shares = {kind: SHARES.get(kind, 0.15 / len(kinds)) for kind in kinds}
         yield f"s3://{bucket}", mischief
         mischief.shares = {}
         fsspec.filesystem("s3").clear_instance_cache()
