@@ -111,15 +111,18 @@ def spark_master(folder: Path) -> Iterator[Master]:
     port, pages = free_port(), free_port()
     command = [str(PROGRAMS / "spark-class"), "org.apache.spark.deploy.master.Master"]
     command += ["--host", HOST, "--port", str(port), "--webui-port", str(pages)]
-    environment = bare_environment({"SPARK_DAEMON_JAVA_OPTS": f"{QUICK_JVM} {recovery(folder)}"})
+    environment = bare_environment(
+        {"SPARK_DAEMON_JAVA_OPTS": f"{QUICK_JVM} {master_options(folder)}"}
+    )
     with running("spark-master", command, folder, environment) as part:
         wait_until(part, lambda: answers(f"http://{HOST}:{pages}/json/"), "Spark's master")
         yield Master(f"spark://{HOST}:{port}", f"http://{HOST}:{pages}", part)
 
 
-def recovery(folder: Path) -> str:
-    """By which a master that starts anew knows its workers and drivers, as in docker-compose.yaml."""
-    return f"-Dspark.deploy.recoveryMode=ROCKSDB -Dspark.deploy.recoveryDirectory={folder}/master"
+def master_options(folder: Path) -> str:
+    """The master of docker-compose.yaml: no port for REST; started anew, it knows its workers and drivers."""
+    remembered = "-Dspark.deploy.recoveryMode=ROCKSDB -Dspark.deploy.recoveryDirectory"
+    return f"-Dspark.master.rest.enabled=false {remembered}={folder}/master"
 
 
 @contextmanager

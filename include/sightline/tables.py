@@ -233,19 +233,14 @@ def append_new(
     ours = pa.concat_tables(pq.read_table(stream, columns=columns) for stream in _streams(urls))
     for opened in _versions(table):
         held_by = _held_by(opened, table, ours, key, partition)
-        never = barred(ours[key].to_pylist())
-        if never:
-            keys = ours[key].to_pylist()
-            held_by = [
-                "" if one in never else held for one, held in zip(keys, held_by, strict=True)
-            ]
+        keys = ours[key].to_pylist()
+        never = barred(keys)
+        held_by = ["" if one in never else held for one, held in zip(keys, held_by, strict=True)]
         is_new = [holder is None for holder in held_by]
         kept_urls = urls if all(is_new) else _write_kept(table, urls, is_new)
         actions = [_add_action(table, url, partition) for url in kept_urls]
         transaction = (opened.transaction_version(writer.identity) or 0) + 1
-        is_done = not actions or _commit(
-            opened, table, actions, "append", writer, transaction, None
-        )
+        is_done = not actions or _commit(opened, table, actions, "append", writer, transaction)
         if kept_urls is not urls:
             _discard(urls if is_done else kept_urls)
         if is_done:
@@ -275,7 +270,7 @@ def exchange(
         ]
         actions += [_remove_action(table, url, partition) for url in before if url not in kept]
         transaction = (opened.transaction_version(writer.identity) or 0) + 1
-        if _commit(opened, table, actions, "append", writer, transaction, None):
+        if _commit(opened, table, actions, "append", writer, transaction):
             return
         _discard(new)
     raise _too_busy(table)
@@ -285,7 +280,7 @@ def touch(table: Table, writer: Writer) -> None:
     """Commit nothing, so that who has decided on an earlier version decides again."""
     for opened in _versions(table):
         transaction = (opened.transaction_version(writer.identity) or 0) + 1
-        if _commit(opened, table, [], "append", writer, transaction, None):
+        if _commit(opened, table, [], "append", writer, transaction):
             return
     raise _too_busy(table)
 
@@ -330,7 +325,7 @@ def _commit(
     mode: str,
     writer: Writer,
     transaction: int,
-    replaced: Slice | None,
+    replaced: Slice | None = None,
 ) -> bool:
     """Commit on top of exactly the opened version; False when another commit came first."""
     mark = uuid.uuid4().hex
