@@ -160,6 +160,13 @@ def test_airflow_and_spark_are_one_graph(cluster: Cluster, ran: str) -> None:
         assert lineage.name_of(table.url) in written
 
 
+def test_lineage_does_not_fill_the_logs(cluster: Cluster, ran: str) -> None:
+    for path in (cluster.folder / "state" / "airflow" / "logs").rglob("task_id=*/*.log"):
+        told = path.read_text().splitlines()
+        assert len(told) < 200, path
+        assert not [line for line in told if "DatasetExtractor" in line or "DatasetInfo" in line]
+
+
 def test_no_secret_is_told(cluster: Cluster, ran: str) -> None:
     assert cluster.seen == set()  # on command lines
     told = [json.dumps(cluster.events), ran]

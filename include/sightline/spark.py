@@ -87,7 +87,18 @@ def start_session(name: str) -> "SparkSession":
     for key, value in conf.items():
         if key not in told:
             builder = builder.config(key, value)
-    return builder.getOrCreate()
+    session = builder.getOrCreate()
+    if settings.lineage_url and "SPARK_REMOTE" not in os.environ:
+        _quieten_lineage(session)
+    return session
+
+
+def _quieten_lineage(session: "SparkSession") -> None:
+    """What its listener could not send is told; not each step of a plan that it has no name for."""
+    jvm = session.sparkContext._jvm
+    assert jvm is not None
+    log4j = jvm.org.apache.logging.log4j
+    log4j.core.config.Configurator.setLevel("io.openlineage", log4j.Level.ERROR)
 
 
 def _told_to_spark_submit() -> set[str]:

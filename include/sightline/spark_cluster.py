@@ -114,6 +114,8 @@ def _lineage(settings: Settings) -> dict[str, str]:
         "spark.openlineage.transport.url": settings.lineage_url,
         "spark.openlineage.dataset.removePath.pattern": FILES_OF_A_TABLE,
         "spark.openlineage.jobName.appendDatasetName": "false",  # else each folder makes a job of its own
+        # A head's fit is hundreds of small jobs on RDDs; what it reads is known from the queries before.
+        "spark.openlineage.filter.rddEventsDisabled": "true",
     }
 
 
