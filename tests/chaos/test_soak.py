@@ -57,9 +57,8 @@ def test_thirty_nights(own_places: Path) -> None:
             night, killed.total, time.monotonic() - began, tables.count_rows(catalog.images),
             whole / 1e6, live / 1e6, memories[-1], kept_models(catalog),
         )  # fmt: skip
-    assert max(times_live[-5:]) <= max(
-        times_live[8:13]
-    )  # by then, all that is kept for days is there
+    settled = max(times_live[8:13])  # by then, all that is kept for days is there
+    assert max(times_live[-5:]) <= settled
     assert max(memories[-5:]) < 1.2 * max(memories[:5])
     assert kept_models(catalog) <= 8  # of five plans, the champion's and that before it
     laws.check_no_orphans(spec, catalog)
