@@ -1,4 +1,4 @@
-"""The pictures of the pages in docs/, taken of a local Airflow that `make up` has started.
+"""The pictures of the pages and of the report in docs/, taken of a local Airflow that `make up` has started.
 
 make demo && make up        # in another terminal
 .venv/bin/python -m tests.screenshots digits
@@ -13,13 +13,15 @@ from sightline.airflow_environment import USER, read_password
 from sightline.catalog import open_catalog
 from sightline.settings import load_settings
 from tests.airflow_browser import frame_of, logged_in
+from tests.browsers import chromium
 
 if TYPE_CHECKING:
-    from playwright.sync_api import FilePayload, Page
+    from playwright.sync_api import FilePayload, Page, ViewportSize
 
 PHOTOS_MILLISECONDS = 4000  # until the photos of a page are there
 IMAGES = Path(__file__).parents[1] / "docs" / "images"
 INSIDE = "/plugin/sightline/sightline"  # Airflow's own address of a page of ours in its frame
+REPORT_SIZE: "ViewportSize" = {"width": 1000, "height": 1180}
 # name: path below the pages' root, theme, width
 PICTURES = {
     "pages-datasets": ("/", "light", "desktop"),
@@ -44,6 +46,7 @@ def main() -> None:
     champion = models.read_champion(open_catalog(asked.dataset))
     if server is None or champion is None:
         raise SystemExit("Start Airflow with 'make up', and train a champion with 'make demo'.")
+    take_report(Path(open_catalog(asked.dataset).reports) / "latest.html", asked.into)
     photo = one_photo(asked.dataset)
     for name, (path, theme, width) in PICTURES.items():
         filled = path.format(dataset=asked.dataset, champion=champion["version"])
@@ -64,6 +67,14 @@ def take(page: "Page", path: Path, photo: bytes) -> None:
         pages.locator("#verdict").scroll_into_view_if_needed()
     page.wait_for_timeout(PHOTOS_MILLISECONDS)
     page.screenshot(path=path)
+
+
+def take_report(report: Path, into: Path) -> None:
+    """A picture of how a report begins."""
+    with chromium() as browser:
+        page = browser.new_page(viewport=REPORT_SIZE)
+        page.goto(report.absolute().as_uri())
+        page.screenshot(path=into / "report.png")
 
 
 def one_photo(dataset: str) -> bytes:

@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 
 FLOWERS = """
 source: {{type: folder, path: photos}}
-backbone: {{name: mobilenet_v2, weights: {weights}}}
+backbone: {{name: mobilenet_v2, weights: {weights}, image_size: 288}}
 train: null
 fine_tune:
   phases:  # the head first, so that it pulls the last layers in no wrong direction
