@@ -62,15 +62,22 @@ def running(
 @contextmanager
 def kept_up(parts: list[Part]) -> Iterator[None]:
     """Start a part again whenever it has ended, as compose's `restart:` does, until the block ends."""
-    ended = threading.Event()
 
-    def watch() -> None:
+    def watch(ended: threading.Event) -> None:
         while not ended.wait(1):
             for part in parts:
                 if part.process.poll() is not None:
                     part.process = part.start()
 
-    watcher = threading.Thread(target=watch)
+    with meanwhile(watch):
+        yield
+
+
+@contextmanager
+def meanwhile(watch: Callable[[threading.Event], None]) -> Iterator[None]:
+    """Let a function look on beside the block, which ends once the event that it is given is set."""
+    ended = threading.Event()
+    watcher = threading.Thread(target=watch, args=(ended,))
     watcher.start()
     try:
         yield

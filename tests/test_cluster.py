@@ -2,7 +2,6 @@
 
 import json
 import subprocess
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,6 +18,7 @@ from sightline.settings import load_settings
 from sightline.sources import Access
 from sightline.spark_cluster import make_library
 from tests.cluster_parts import BUCKET, bucket_of
+from tests.cluster_processes import meanwhile
 from tests.clusters import Cluster, start_cluster, status
 from tests.conftest import make_task, run_sightline
 
@@ -61,14 +61,8 @@ def on_the_cluster(cluster: Cluster, own_places: Path, monkeypatch: pytest.Monke
 @pytest.fixture(scope="module")
 def ran(cluster: Cluster) -> str:
     """`sightline run digits` on the cluster, watched for secrets on command lines."""
-    ended = threading.Event()
-    watcher = threading.Thread(target=cluster.watch, args=(ended,))
-    watcher.start()
-    try:
+    with meanwhile(cluster.watch):
         return run_sightline(cluster.environment, "run", "digits", seconds=RUN_SECONDS)
-    finally:
-        ended.set()
-        watcher.join()
 
 
 def test_digits_are_ingested_and_trained(cluster: Cluster, ran: str) -> None:

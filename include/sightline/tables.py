@@ -231,9 +231,9 @@ def append_new(
         return pa.table({key: pa.array([], pa.string()), "held_by": pa.array([], pa.string())})
     columns = [name for name in dict.fromkeys((key, "uri")) if name in table.schema.names]
     ours = pa.concat_tables(pq.read_table(stream, columns=columns) for stream in _streams(urls))
+    keys = ours[key].to_pylist()
     for opened in _versions(table):
         held_by = _held_by(opened, table, ours, key, partition)
-        keys = ours[key].to_pylist()
         never = barred(keys)
         held_by = ["" if one in never else held for one, held in zip(keys, held_by, strict=True)]
         is_new = [holder is None for holder in held_by]

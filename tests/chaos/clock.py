@@ -15,6 +15,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from tests.cluster_processes import meanwhile
+
 SOURCE = Path(__file__).with_name("clock.c")
 DAY_SECONDS = 86_400
 
@@ -57,21 +59,15 @@ class Clock:
     @contextmanager
     def jumping(self, output: Path, text: str, days: int) -> Iterator[None]:
         """Within the block, it jumps once an output holds a text."""
-        over = threading.Event()
 
-        def watch() -> None:
+        def watch(over: threading.Event) -> None:
             while not over.wait(0.05):
                 if output.exists() and text in output.read_text():
                     self.jump(days)
                     return
 
-        watcher = threading.Thread(target=watch)
-        watcher.start()
-        try:
+        with meanwhile(watch):
             yield
-        finally:
-            over.set()
-            watcher.join()
 
     def _days_at(self, moment: float) -> int:
         return next((days for since, days in reversed(self.days) if since <= moment), 0)

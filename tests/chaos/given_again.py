@@ -1,5 +1,5 @@
-"""`sightline run` while something of it is killed at random moments, given again until it ends well: the
-documented command."""
+"""`sightline run` of digits while something of it is killed at random moments, given again until it ends
+well: the documented command."""
 
 import logging
 import random
@@ -10,13 +10,24 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tests.chaos import killing
+from sightline import tables
+from sightline.catalog import open_catalog
+from sightline.config import load_dataset
+from tests.chaos import killing, laws
 from tests.conftest import SIGHTLINE
 
 log = logging.getLogger(__name__)
 
 RUN_SECONDS = 1_800
 MOST_RUNS = 12  # of a dataset
+DATASET = """
+source: {{type: digits}}
+backbone: {{name: resnet18, weights: random, image_size: 32}}
+reduce: {{components: 16}}
+train: {{penalties: [0.01], folds: 2, max_iterations: 20}}
+limits: {{images_per_commit: {images}}}
+"""
+IMAGES = 1_797
 Kill = Callable[[str, "subprocess.Popen[bytes]"], bool]  # False where none of the kind is at work
 
 
@@ -32,7 +43,26 @@ class Harm:
     runs: int = 0  # of the command
 
 
-def run_until_well(dataset: str, environment: dict[str, str], folder: Path, harm: Harm) -> None:
+def check_laws_until_done(
+    harm: Harm, datasets: Path, text: str, environment: dict[str, str], folder: Path
+) -> None:
+    """Run one dataset of this text after another to its good end, until all harm is done; by the laws."""
+    number = 0
+    while harm.wanted:
+        number += 1
+        name = f"digits_{number}"
+        (datasets / f"{name}.yaml").write_text(text)
+        _run_until_well(name, environment, folder, harm)
+        spec, catalog = load_dataset(name), open_catalog(name)
+        laws.check_rows(catalog)
+        laws.check_champion(catalog)
+        laws.check_no_orphans(spec, catalog)
+        laws.check_rows(catalog)
+        assert tables.count_rows(catalog.images) + tables.count_rows(catalog.rejects) == IMAGES
+    log.warning("%d runs of %d datasets, kills: %s", harm.runs, number, dict(harm.done))
+
+
+def _run_until_well(dataset: str, environment: dict[str, str], folder: Path, harm: Harm) -> None:
     """Run a dataset to its good end; the command may fail only where something was killed, and then says so
     in a sentence. AssertionError else."""
     for _ in range(MOST_RUNS):

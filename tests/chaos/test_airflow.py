@@ -2,7 +2,6 @@
 given again. Minutes each: `make chaos` alone runs them."""
 
 import json
-import logging
 import os
 import random
 import signal
@@ -13,24 +12,15 @@ from pathlib import Path
 import psutil
 import pytest
 
-from sightline import airflow_processes, tables
+from sightline import airflow_processes
 from sightline.airflow_processes import Part
-from sightline.catalog import open_catalog
-from tests.chaos import given_again, killing, laws
+from tests.chaos import given_again, killing
 from tests.chaos.given_again import Harm
-from tests.conftest import SIGHTLINE, write_dataset
+from tests.conftest import SIGHTLINE
 
 pytestmark = pytest.mark.chaos_whole
-log = logging.getLogger(__name__)
 
-DATASET = """
-source: {type: digits}
-backbone: {name: resnet18, weights: random, image_size: 32}
-reduce: {components: 16}
-train: {penalties: [0.01], folds: 2, max_iterations: 20}
-limits: {images_per_commit: 200}
-"""
-IMAGES = 1_797
+DATASET = given_again.DATASET.format(images=200)
 KINDS = ("scheduler", "api-server", "dag-processor", "task", "jvm", "power cut")
 
 
@@ -50,18 +40,9 @@ def test_the_documented_command_mends_whatever_is_killed(own_places: Path) -> No
 
     harm = Harm(given_again.choose_kinds(KINDS, chance), kill_one, chance)
     environment = {**os.environ, "PYTHONPATH": f"{killing.HOME / 'include'}:{killing.HOME}"}
-    number = 0
-    while harm.wanted:
-        number += 1
-        spec = write_dataset(own_places, f"digits_{number}", DATASET)
-        catalog = open_catalog(spec.name)
-        given_again.run_until_well(spec.name, environment, own_places, harm)
-        laws.check_rows(catalog)
-        laws.check_champion(catalog)
-        laws.check_no_orphans(spec, catalog)
-        laws.check_rows(catalog)
-        assert tables.count_rows(catalog.images) + tables.count_rows(catalog.rejects) == IMAGES
-    log.warning("%d runs of %d datasets, kills: %s", harm.runs, number, dict(harm.done))
+    given_again.check_laws_until_done(
+        harm, own_places / "datasets", DATASET, environment, own_places
+    )
 
 
 def server_of(places: Path) -> tuple[dict[str, Part], str] | None:

@@ -2,7 +2,6 @@
 Postgres and one of its backends; and an S3 server that stands still. Each part is started again as
 compose's restart policies do. Minutes each: `make chaos` alone runs them."""
 
-import logging
 import random
 import shutil
 import signal
@@ -13,26 +12,15 @@ from pathlib import Path
 import psutil
 import pytest
 
-from sightline import tables
-from sightline.catalog import open_catalog
-from sightline.config import load_dataset
-from tests.chaos import given_again, killing, laws
+from tests.chaos import given_again, killing
 from tests.chaos.given_again import Harm
 from tests.cluster_processes import kept_up
 from tests.clusters import Cluster, start_cluster
 from tests.conftest import SIGHTLINE
 
 pytestmark = pytest.mark.chaos_whole
-log = logging.getLogger(__name__)
 
-DATASET = """
-source: {type: digits}
-backbone: {name: resnet18, weights: random, image_size: 32}
-reduce: {components: 16}
-train: {penalties: [0.01], folds: 2, max_iterations: 20}
-limits: {images_per_commit: 100}
-"""
-IMAGES = 1_797
+DATASET = given_again.DATASET.format(images=100)
 LONGEST_STILL_SECONDS = 40.0  # longer than a client waits for an answer before it asks again
 AT_WORK = "postgres: airflow airflow "  # how Postgres names a process that serves one connection
 
@@ -63,19 +51,9 @@ def test_whatever_of_a_cluster_is_killed_each_image_is_there_once(
 
     kinds = given_again.choose_kinds(tuple(VICTIMS), chance)
     harm = Harm(kinds, kill, chance, longest_seconds=90)  # over the whole run
-    number = 0
-    while harm.wanted:
-        number += 1
-        name = f"digits_{number}"
-        (cluster.datasets / f"{name}.yaml").write_text(DATASET)
-        given_again.run_until_well(name, cluster.environment, cluster.folder, harm)
-        spec, catalog = load_dataset(name), open_catalog(name)
-        laws.check_rows(catalog)
-        laws.check_champion(catalog)
-        laws.check_no_orphans(spec, catalog)
-        laws.check_rows(catalog)
-        assert tables.count_rows(catalog.images) + tables.count_rows(catalog.rejects) == IMAGES
-    log.warning("%d runs of %d datasets, kills: %s", harm.runs, number, dict(harm.done))
+    given_again.check_laws_until_done(
+        harm, cluster.datasets, DATASET, cluster.environment, cluster.folder
+    )
 
 
 def harmed(
