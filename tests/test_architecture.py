@@ -12,10 +12,10 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 FOUNDATIONS = {
     "errors", "settings", "config", "backbone_names", "storage", "schemas", "tables", "catalog",
     "images", "progress", "spark", "source_config", "fine_tune_config", "batches", "classifiers",
-    "lookup", "provenance", "column_lineage", "held_out", "parquet", "hashing", "spark_workers",
+    "lookup", "provenance", "column_lineage", "parquet", "hashing", "spark_workers",
     "schema_evolution", "quality_config", "view_hashes", "image_properties", "labels_config",
     "licence_config", "spreadsheets", "delta", "removals", "keep_config", "compaction",
-    "leftovers", "spark_cluster",
+    "leftovers", "spark_cluster", "memory",
     "compute_config", "shipping", "emr",
 }  # fmt: skip
 MIDDLE = {

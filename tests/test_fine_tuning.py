@@ -26,7 +26,7 @@ from sightline.fine_tuning.loop import Job
 from sightline.fine_tuning.reading import Place
 from sightline.fine_tuning.training_set import TrainingSet, build_training_set
 from sightline.fine_tuning.tuned_models import load_tuned
-from sightline.held_out import is_held_out
+from sightline.hashing import is_held_out
 from sightline.ledger import Record
 from sightline.models import Plan
 from tests.colours import COLOURS, make_colours

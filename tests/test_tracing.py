@@ -13,7 +13,7 @@ import pytest
 from sightline import cli, exclusions, ledger, models, tables
 from sightline.catalog import Catalog
 from sightline.config import DatasetSpec
-from sightline.held_out import is_held_out
+from sightline.hashing import is_held_out
 from sightline.ledger import TaskRun
 from sightline.models import Plan
 from sightline.take_down import Asked, take_down

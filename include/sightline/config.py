@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal, Self, TypeVar
 import yaml
 from pydantic import (
     AfterValidator,
+    ByteSize,
     Field,
     SerializerFunctionWrapHandler,
     ValidationError,
@@ -187,6 +188,8 @@ class LimitsSpec(Section):
     images_per_commit: int = Field(
         1_000, ge=1
     )  # what a killed fetch loses at most, a chunk at work
+    # Of one training process, such as 6GiB; default: a share of the machine, of the executor or of the GPU.
+    memory: ByteSize | None = Field(None, ge=2**30, exclude=True)
 
 
 class DatasetSpec(Section):

@@ -17,7 +17,7 @@ from sightline import exclusions, label_overrides, lookup, models, parquet, stor
 from sightline.catalog import Catalog
 from sightline.config import DatasetSpec
 from sightline.errors import TrainingError
-from sightline.held_out import is_held_out
+from sightline.hashing import is_held_out
 from sightline.models import Plan
 
 LIST = pa.schema(

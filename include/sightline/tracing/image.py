@@ -8,7 +8,7 @@ import pyarrow.dataset as ds
 from sightline import exclusions, ledger, lookup, models, storage, tables
 from sightline.catalog import Catalog
 from sightline.errors import ConfigError, StorageError
-from sightline.held_out import is_held_out
+from sightline.hashing import is_held_out
 from sightline.tables import Table, literal
 
 SHOWN = 5  # ids of an ambiguous prefix

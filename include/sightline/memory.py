@@ -1,0 +1,71 @@
+"""Memory of this machine, as the processes of a job may use it: the installed memory, or less if a container
+or a resource limit bounds the process.
+"""
+
+import os
+import resource
+from collections.abc import Iterable
+from pathlib import Path
+
+import psutil
+
+GIB = 2**30
+CGROUP_LIMITS = ("memory.max", "memory.limit_in_bytes")  # of version 2 and of version 1
+
+
+def total_bytes() -> int:
+    """The most that this process and its children can hold."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_AS)
+    limits = [soft] if soft != resource.RLIM_INFINITY else []
+    return min([psutil.virtual_memory().total, *limits, *_cgroup_limits()])
+
+
+def held_bytes(pids: Iterable[int]) -> int:
+    """What processes hold together; pages that several share count once (proportional set size)."""
+    return sum(_held(pid) for pid in pids)
+
+
+def shown(size_bytes: float) -> str:
+    """A size for a person: '14.2 GiB', '350 MiB'."""
+    if size_bytes >= GIB:
+        return f"{size_bytes / GIB:.1f} GiB"
+    return f"{max(1, round(size_bytes / 2**20)):,} MiB"
+
+
+def _held(pid: int) -> int:
+    """0 if the process has ended; the resident size if the kernel does not show its shared pages."""
+    try:
+        for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+            if line.startswith("Pss:"):
+                return int(line.split()[1]) * 1024
+        return psutil.Process(pid).memory_info().rss
+    except (OSError, psutil.Error):
+        return 0
+
+
+def _cgroup_limits() -> list[int]:
+    """The limits of the control groups that this process is in, from the innermost to the root."""
+    found = []
+    for line in _read(Path("/proc/self/cgroup")).splitlines():
+        _, controllers, path = line.split(":", 2)
+        if controllers not in ("", "memory"):
+            continue
+        root = Path("/sys/fs/cgroup", controllers)
+        inside = root / path.lstrip("/")
+        for folder in [inside, *inside.parents]:
+            found += [_read(folder / name).strip() for name in CGROUP_LIMITS]
+            if folder == root:
+                break
+    return [int(text) for text in found if text.isdigit()]
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text()
+    except OSError:
+        return ""
+
+
+def cores() -> int:
+    """Processors that this process may run on."""
+    return len(os.sched_getaffinity(0))
