@@ -1,6 +1,6 @@
 # What one does with Sightline; `make help` lists it.
 .DEFAULT_GOAL := help
-.PHONY: help demo run backfill serve up down status connections-check audit test test-slow test-nightly test-cluster chaos check bench environment development cluster jars peers lock
+.PHONY: help demo run backfill serve up down status connections-check audit test test-slow test-founding test-nightly test-cluster chaos check bench environment development cluster jars peers lock
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -35,7 +35,10 @@ test: check ## make check, then the tests; ARGS='-k tables' picks some
 test-slow: development ## a real Airflow, trainings in several processes, studies, a little chaos (20 minutes)
 	@.venv/bin/pytest -m 'slow or end_to_end or chaos' $(ARGS)
 
-test-nightly: cluster ## the founding datasets and a month's backfill, whole; docker-compose.yaml's services (40 minutes)
+test-founding: development ## the five founding datasets whole, with their real networks, within 8 GiB (20 minutes)
+	@.venv/bin/pytest -v --durations=0 -m founding $(ARGS)
+
+test-nightly: cluster ## a month's backfill, whole; all backbones; docker-compose.yaml's services (40 minutes)
 	@.venv/bin/pytest -m nightly $(ARGS)
 
 test-cluster: cluster ## Postgres, Spark's master with two workers, S3 of this machine: whole runs on them (10 minutes)

@@ -4,21 +4,27 @@ providers do, with seeded random weights in place of the hub's.
 
 import hashlib
 import io
+import json
 import os
 import signal
 import subprocess
+import sys
 import tarfile
+import time
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from sightline.airflow_client import ENDED, AirflowClient, Run
 from sightline.settings import load_settings
 from tests.conftest import SIGHTLINE, run_sightline
 from tests.servers.kaggle import _jpeg
+
+DATASETS = ("land_transport", "open_images_car_tree", "fruits_360", "sun397", "car_models")
 
 FLICKR_KEY = "flickr-key-that-nobody-may-read"
 KAGGLE_TOKEN = "KGAT_token-that-nobody-may-read"
@@ -26,28 +32,55 @@ RUN_SECONDS = 1_800
 BACKBONES = ("resnet18", "inception_v3", "vgg16", "efficientnet_b6")
 
 
-def write_dataset(places: Path, name: str, **addresses: Any) -> None:
-    """The shipped file with other addresses in its source; local ones are allowed to be asked."""
-    shipped = load_settings().home / "include" / "datasets" / f"{name}.yaml"
-    spec = yaml.safe_load(shipped.read_text())
-    spec["source"].update(addresses)
+def shipped(name: str) -> dict[str, Any]:
+    """A dataset file of include/datasets."""
+    path = load_settings().home / "include" / "datasets" / f"{name}.yaml"
+    return dict(yaml.safe_load(path.read_text()))
+
+
+def pointed_here(name: str, **source: Any) -> dict[str, Any]:
+    """The shipped file with other addresses in its source, which may be asked, and a short training: one
+    epoch for each phase, two trials of the search."""
+    spec = shipped(name)
+    spec["source"] |= source
     spec["fetch"] = {"allow_addresses": ["127.0.0.0/8"]}
-    (places / "datasets" / f"{name}.yaml").write_text(yaml.safe_dump(spec))
+    tuning = spec.get("fine_tune", {})
+    for trained in tuning.get("phases", [tuning] if tuning else []):
+        trained["epochs"] = 1
+    if "search" in tuning:
+        tuning["search"]["trials"] = 2
+    return spec
+
+
+def write_dataset(places: Path, name: str, **source: Any) -> None:
+    """Write the shipped file, pointed at the servers of the test."""
+    text = yaml.safe_dump(pointed_here(name, **source))
+    (places / "datasets" / f"{name}.yaml").write_text(text)
 
 
 def write_weights(folder: Path) -> None:
-    """Seeded random weights where torchvision's downloads are kept, under the names it looks for."""
-    import torch
-    from torchvision.models import get_model, get_model_weights
+    """Seeded random weights where torchvision's downloads are kept, under the names it looks for.
 
+    In a process of its own, whose gigabyte is gone before anything is measured.
+    """
     checkpoints = folder / "hub" / "checkpoints"
     checkpoints.mkdir(parents=True)
-    for name in BACKBONES:
-        torch.manual_seed(0)
-        fast = {"init_weights": False} if name == "inception_v3" else {}
-        network = get_model(name, weights=None, **fast)
-        file = get_model_weights(name).DEFAULT.url.rsplit("/", 1)[-1]
-        torch.save(network.state_dict(), checkpoints / file)
+    subprocess.run([sys.executable, "-c", WRITE_WEIGHTS, str(checkpoints), *BACKBONES], check=True)
+
+
+WRITE_WEIGHTS = """
+import sys
+import torch
+from torchvision.models import get_model, get_model_weights
+
+folder, *names = sys.argv[1:]
+for name in names:
+    torch.manual_seed(0)
+    fast = {"init_weights": False} if name == "inception_v3" else {}
+    network = get_model(name, weights=None, **fast)
+    file = get_model_weights(name).DEFAULT.url.rsplit("/", 1)[-1]
+    torch.save(network.state_dict(), f"{folder}/{file}")
+"""
 
 
 def sun397(images: int = 12) -> tuple[bytes, bytes]:
@@ -104,6 +137,47 @@ def airflow_up(places: Path) -> Iterator[None]:
         finally:
             process.send_signal(signal.SIGINT)
             process.wait(timeout=120)
+
+
+@contextmanager
+def session(places: Path) -> Iterator[AirflowClient]:
+    """A session with the Airflow that is starting here."""
+    home = places / "state" / "airflow"
+    wait_until(lambda: "Ctrl-C" in (places / "up.log").read_text(), "Airflow's start")
+    port = json.loads((home / "server.json").read_text())["port"]
+    password = json.loads((home / "passwords.json").read_text())["admin"]
+    with AirflowClient(f"http://127.0.0.1:{port}", password) as client:
+        yield client
+
+
+def trigger(client: AirflowClient, dag_id: str, **parameters: Any) -> Run:
+    """Start a run with parameters, as a person does in the UI."""
+    client.set_paused(dag_id, False)
+    asked = {"logical_date": None, "conf": parameters}
+    found = client._request("POST", f"/dags/{dag_id}/dagRuns", json=asked).json()
+    return client.run(dag_id, found["dag_run_id"])
+
+
+def runs_of(client: AirflowClient, dag_id: str) -> list[Run]:
+    """All runs of a DAG."""
+    found = client._request("GET", f"/dags/{dag_id}/dagRuns").json()["dag_runs"]
+    return [client.run(dag_id, run["dag_run_id"]) for run in found]
+
+
+def wait_for_success(client: AirflowClient, run: Run) -> dict[str, str | None]:
+    """Wait until a run has ended well; returns the state of each task."""
+    wait_until(lambda: client.run(run.dag_id, run.run_id).state in ENDED, f"{run.run_id}'s end")
+    states = {task.task_id: task.state for task in client.tasks(run).values()}
+    assert client.run(run.dag_id, run.run_id).is_well, states
+    return states
+
+
+def wait_until(condition: Callable[[], bool], what: str) -> None:
+    """Wait for a condition."""
+    deadline = time.monotonic() + RUN_SECONDS
+    while not condition():
+        assert time.monotonic() < deadline, f"{what} did not come within {RUN_SECONDS} s"
+        time.sleep(0.2)
 
 
 def files_with(places: Path, *secrets: str) -> list[Path]:

@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+from sightline.spark_workers import TORCH_WORKERS
+
 HOME = Path(__file__).parents[1]
 HEAVY = ("torch", "torchvision", "timm", "pyspark", "great_expectations", "sklearn")
 INGEST = [
@@ -57,6 +59,7 @@ dags = {{
         "partitions": [getattr(task, "env_vars", None) for task in dag.tasks],
         "tags": sorted(dag.tags),
         "code": {{task.task_id: task.code for task in dag.tasks if hasattr(task, "code")}},
+        "conf": {{task.task_id: task.conf for task in dag.tasks if getattr(task, "conf", None)}},
         "owners": {{task.task_id: task.owner for task in dag.tasks}},
         "operators": {{task.task_id: type(task).__name__ for task in dag.tasks}},
         "serialized": len(DagSerialization.to_dict(dag)["dag"]["tasks"]),
@@ -113,6 +116,7 @@ def test_the_shipped_datasets_become_three_dags_each(
     assert set(code) == {*INGEST, *TRAIN} - {"wait_for_ingests"}
     assert all((HOME / path).exists() for path in code.values())
     assert code["featurize"] == "spark_jobs/featurize.py"
+    assert ingest["conf"]["featurize"] == TORCH_WORKERS  # with which test_backbone_suite runs it
 
 
 def test_sixty_dataset_files_parse_without_heavy_packages(own_places: Path) -> None:

@@ -3,11 +3,7 @@ and maintenance cleans; photos of the day come late. Minutes: `make chaos` alone
 
 import calendar
 import datetime
-import json
 import logging
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -17,7 +13,7 @@ from sightline.airflow_client import ENDED, AirflowClient, Run
 from sightline.catalog import open_catalog
 from sightline.config import load_dataset
 from tests.chaos import laws
-from tests.founding import FLICKR_KEY, RUN_SECONDS, airflow_up, environment, sightline
+from tests.founding import FLICKR_KEY, airflow_up, environment, session, sightline, wait_until
 from tests.servers.flickr import FlickrServer, Photo, make_photos
 
 pytestmark = pytest.mark.chaos_whole
@@ -91,17 +87,6 @@ def of_day(text: str, day: int, count: int, first: int) -> list[Photo]:
     return make_photos(text, [midnight + 100 * (number + 1) for number in range(count)], first)
 
 
-@contextmanager
-def session(places: Path) -> Iterator[AirflowClient]:
-    """A session with the Airflow that is starting here."""
-    home = places / "state" / "airflow"
-    wait_until(lambda: "Ctrl-C" in (places / "up.log").read_text(), "Airflow's start")
-    port = json.loads((home / "server.json").read_text())["port"]
-    password = json.loads((home / "passwords.json").read_text())["admin"]
-    with AirflowClient(f"http://127.0.0.1:{port}", password) as client:
-        yield client
-
-
 def begin_night(client: AirflowClient) -> Run:
     """The dataset's schedule is on, and its night begins."""
     wait_until(lambda: bool(client.find_dag("train_trams")), "the DAGs")
@@ -127,11 +112,3 @@ def end_of(client: AirflowClient, run: Run) -> str | None:
     states = {task.task_id: task.state for task in client.tasks(run).values()}
     assert state != "failed", states
     return state if state in ENDED else None
-
-
-def wait_until(condition: Callable[[], bool], what: str) -> None:
-    """Wait for a condition."""
-    deadline = time.monotonic() + RUN_SECONDS
-    while not condition():
-        assert time.monotonic() < deadline, f"{what} did not come within {RUN_SECONDS} s"
-        time.sleep(0.2)

@@ -1,0 +1,157 @@
+"""Peak memory of every process that a test has started: those that carry its mark in their environment, what
+these start, and whoever shares a session with one of them, also after its parent has ended.
+"""
+
+import os
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from sightline import memory
+
+INTERVAL_SECONDS = 0.5
+SHOWN = 6  # processes of a peak
+PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What /proc/<pid>/stat says of a process."""
+
+    pid: int
+    parent: int
+    session: int
+    started: str  # in clock ticks; tells it apart from a later process with the same id
+    rss_bytes: int
+
+
+@dataclass
+class Peak:
+    """The most that all processes held together at one moment, and the largest of them then."""
+
+    size_bytes: int = 0
+    processes: list[tuple[int, str]] = field(default_factory=list)  # size, command
+    samples: int = 0
+    seconds: float = 0.0
+
+    def describe(self) -> str:
+        """One line for a person."""
+        largest = sorted(self.processes, reverse=True)
+        listed = ", ".join(f"{what} {memory.shown(size)}" for size, what in largest[:SHOWN])
+        others = largest[SHOWN:]
+        more = (
+            f", {len(others)} more {memory.shown(sum(one for one, _ in others))}" if others else ""
+        )
+        return f"peak {memory.shown(self.size_bytes)} ({listed}{more})"
+
+
+class MemoryWatch:
+    """Samples the processes twice a second, in a thread, until it is closed. `root` and what it starts count
+    even without the mark."""
+
+    def __init__(self, mark: str, root: int | None = None) -> None:
+        self._mark = mark.encode()  # such as NAME=value
+        self._root = root
+        self._members: dict[tuple[int, str], bool] = {}
+        self._peak = Peak()
+        self._sampling = threading.Lock()
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._sample_on)
+
+    def __enter__(self) -> "MemoryWatch":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        self._thread.join()
+
+    @contextmanager
+    def measured(self) -> Iterator[Peak]:
+        """The peak within the block."""
+        peak, began = Peak(), time.monotonic()
+        self._peak = peak
+        try:
+            yield peak
+        finally:
+            self._peak = Peak()
+            peak.seconds = time.monotonic() - began
+
+    def members(self) -> list[Seen]:
+        """The processes that count now."""
+        seen = [one for path in Path("/proc").glob("[0-9]*") if (one := _look(path))]
+        known = {(one.pid, one.started): self._is_marked(one) for one in seen}
+        own = os.getsid(0)
+        while True:
+            pids = {one.pid for one in seen if known[one.pid, one.started]}
+            sessions = {one.session for one in seen if one.pid in pids} - {own}
+            joining = [
+                one
+                for one in seen
+                if one.pid not in pids and (one.parent in pids or one.session in sessions)
+            ]
+            if not joining:
+                break
+            known.update({(one.pid, one.started): True for one in joining})
+        self._members = known
+        return [one for one in seen if known[one.pid, one.started]]
+
+    def _is_marked(self, one: Seen) -> bool:
+        if one.pid == self._root or self._members.get((one.pid, one.started)):
+            return True
+        try:
+            # A process that has just been forked shows the environment of what it will be a moment later.
+            return self._mark in Path(f"/proc/{one.pid}/environ").read_bytes().split(b"\0")
+        except OSError:
+            return False
+
+    def _sample_on(self) -> None:
+        while not self._ended.wait(INTERVAL_SECONDS):
+            self.sample()
+
+    def sample(self) -> None:
+        """Look once more, now."""
+        with self._sampling:
+            self._look_at(self.members(), self._peak)
+
+    def _look_at(self, members: list[Seen], peak: Peak) -> None:
+        peak.samples += 1
+        # No process holds more than its resident size, which costs nothing to read.
+        if sum(one.rss_bytes for one in members) <= peak.size_bytes:
+            return
+        held = [(memory.held_bytes([one.pid]), one) for one in members]
+        total = sum(size for size, _ in held)
+        if total > peak.size_bytes:
+            peak.size_bytes = total
+            peak.processes = [(size, _command(one.pid)) for size, one in held]
+
+
+def _look(folder: Path) -> Seen | None:
+    try:
+        text = (folder / "stat").read_text()
+    except OSError:  # it has ended
+        return None
+    fields = text.rpartition(")")[2].split()  # the name before may hold spaces
+    return Seen(
+        pid=int(folder.name),
+        parent=int(fields[1]),
+        session=int(fields[3]),
+        started=fields[19],
+        rss_bytes=int(fields[21]) * PAGE_BYTES,
+    )
+
+
+def _command(pid: int) -> str:
+    """What a person calls the process: its program, and for Python the script or module."""
+    try:
+        words = Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace").split("\0")
+    except OSError:
+        return "ended"
+    names = [Path(word).name for word in words if word and not word.startswith("-")]
+    scripts = [name for name in names if name.endswith(".py")]
+    if names and names[0] == "java":
+        return f"java {scripts[-1] if scripts else ''}".strip()
+    return " ".join(scripts[-1:] or names[:2])[:40] or "?"
