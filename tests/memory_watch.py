@@ -1,5 +1,6 @@
-"""Peak memory of every process that a test has started: those that carry its mark in their environment, what
-these start, and whoever shares a session with one of them, also after its parent has ended.
+"""Peak memory, and processor time, of all processes that a test has started: those that carry its mark in
+their environment, what these start, and whoever shares a session with one of them, also after its parent
+has ended.
 """
 
 import os
@@ -13,8 +14,10 @@ from pathlib import Path
 from sightline import memory
 
 INTERVAL_SECONDS = 0.5
+UNMEASURED = 10  # samples; so many at most are taken by resident sizes alone
 SHOWN = 6  # processes of a peak
 PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
+TICKS_A_SECOND = os.sysconf("SC_CLK_TCK")
 
 
 @dataclass(frozen=True)
@@ -26,6 +29,7 @@ class Seen:
     session: int
     started: str  # in clock ticks; tells it apart from a later process with the same id
     rss_bytes: int
+    ticks: int  # of processor time
 
 
 @dataclass
@@ -36,6 +40,7 @@ class Peak:
     processes: list[tuple[int, str]] = field(default_factory=list)  # size, command
     samples: int = 0
     seconds: float = 0.0
+    processor_seconds: float = 0.0  # less what processes took after the last look at them
 
     def describe(self) -> str:
         """One line for a person."""
@@ -45,7 +50,8 @@ class Peak:
         more = (
             f", {len(others)} more {memory.shown(sum(one for one, _ in others))}" if others else ""
         )
-        return f"peak {memory.shown(self.size_bytes)} ({listed}{more})"
+        took = f"{self.seconds:.0f} s, {self.processor_seconds:.0f} s of processor time"
+        return f"{took}, peak {memory.shown(self.size_bytes)} ({listed}{more})"
 
 
 class MemoryWatch:
@@ -56,6 +62,8 @@ class MemoryWatch:
         self._mark = mark.encode()  # such as NAME=value
         self._root = root
         self._members: dict[tuple[int, str], bool] = {}
+        self._ticks: dict[tuple[int, str], int] = {}
+        self._measured: tuple[int, dict[int, int]] = (0, {})  # in all, and each one's resident size
         self._peak = Peak()
         self._sampling = threading.Lock()
         self._ended = threading.Event()
@@ -72,13 +80,16 @@ class MemoryWatch:
     @contextmanager
     def measured(self) -> Iterator[Peak]:
         """The peak within the block."""
-        peak, began = Peak(), time.monotonic()
+        self.sample()
+        peak, began, ticks = Peak(), time.monotonic(), sum(self._ticks.values())
         self._peak = peak
         try:
             yield peak
         finally:
+            self.sample()
             self._peak = Peak()
             peak.seconds = time.monotonic() - began
+            peak.processor_seconds = (sum(self._ticks.values()) - ticks) / TICKS_A_SECOND
 
     def members(self) -> list[Seen]:
         """The processes that count now."""
@@ -103,7 +114,6 @@ class MemoryWatch:
         if one.pid == self._root or self._members.get((one.pid, one.started)):
             return True
         try:
-            # A process that has just been forked shows the environment of what it will be a moment later.
             return self._mark in Path(f"/proc/{one.pid}/environ").read_bytes().split(b"\0")
         except OSError:
             return False
@@ -119,14 +129,21 @@ class MemoryWatch:
 
     def _look_at(self, members: list[Seen], peak: Peak) -> None:
         peak.samples += 1
-        # No process holds more than its resident size, which costs nothing to read.
-        if sum(one.rss_bytes for one in members) <= peak.size_bytes:
+        self._ticks.update({(one.pid, one.started): one.ticks for one in members})
+        if peak.samples % UNMEASURED and self._at_most(members) <= peak.size_bytes:
             return
         held = [(memory.held_bytes([one.pid]), one) for one in members]
         total = sum(size for size, _ in held)
+        self._measured = total, {one.pid: one.rss_bytes for one in members}
         if total > peak.size_bytes:
             peak.size_bytes = total
             peak.processes = [(size, _command(one.pid)) for size, one in held]
+
+    def _at_most(self, members: list[Seen]) -> int:
+        """What they can hold by now: resident sizes cost nothing to read, shared pages a twentieth of a
+        second a gigabyte."""
+        total, then = self._measured
+        return total + sum(max(0, one.rss_bytes - then.get(one.pid, 0)) for one in members)
 
 
 def _look(folder: Path) -> Seen | None:
@@ -141,6 +158,7 @@ def _look(folder: Path) -> Seen | None:
         session=int(fields[3]),
         started=fields[19],
         rss_bytes=int(fields[21]) * PAGE_BYTES,
+        ticks=int(fields[11]) + int(fields[12]),
     )
 
 

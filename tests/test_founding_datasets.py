@@ -117,7 +117,7 @@ def measured(watch: MemoryWatch, request: pytest.FixtureRequest) -> Measure:
                 yield
         finally:
             reporter.ensure_newline()
-            reporter.write_line(f"{dataset}: {peak.seconds:.0f} s, {peak.describe()}")
+            reporter.write_line(f"{dataset}: {peak.describe()}")
             reporter.write_line(f"{dataset}: {stage_seconds(open_catalog(dataset))}")
         assert peak.samples > peak.seconds / 2, "too few samples to trust the peak"
         assert peak.size_bytes <= MOST_BYTES, peak.describe()

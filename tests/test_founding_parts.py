@@ -81,7 +81,7 @@ def test_the_peak_counts_shared_memory_once_whoever_the_parent_is(program: str) 
         with watch.measured() as after:
             watch.sample()
     assert HELD_MIB <= peak.size_bytes / 2**20 < 1.5 * HELD_MIB
-    assert peak.describe().startswith("peak 2")
+    assert 0 < peak.processor_seconds < 60
     assert after.size_bytes == 0
 
 
