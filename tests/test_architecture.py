@@ -16,7 +16,7 @@ FOUNDATIONS = {
     "schema_evolution", "quality_config", "view_hashes", "image_properties", "labels_config",
     "licence_config", "spreadsheets", "delta", "removals", "keep_config", "compaction",
     "leftovers", "spark_cluster", "memory",
-    "compute_config", "shipping", "emr",
+    "compute_config", "shipping", "emr", "shared_files",
 }  # fmt: skip
 MIDDLE = {
     "sources", "backbones", "models", "ledger", "rejection", "principal_components", "embeddings",

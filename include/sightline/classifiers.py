@@ -4,11 +4,16 @@ A classifier is one safetensors file whose arrays are named `pca.mean`, `scaler.
 `head.coefficients` and so on. Which kind of head it is, and the order of its labels, stand in model.json.
 """
 
+import hashlib
 from dataclasses import dataclass, fields
+from functools import lru_cache
 from typing import Any, Protocol
 
 import numpy as np
-from safetensors.numpy import load, save
+from safetensors.numpy import load, load_file, save
+
+from sightline import storage
+from sightline.shared_files import SharedFile, local_path
 
 Array = np.ndarray[Any, Any]
 
@@ -138,6 +143,20 @@ class Classifier:
         """Probabilities, float64 (n, classes), of embeddings (n, dim)."""
         values = embeddings if self.pca is None else self.pca.project(embeddings)
         return self.head.probabilities(self.scaler.scale(values))
+
+
+def write_pca(url: str, pca: Pca) -> SharedFile:
+    """Keep a PCA as a file, from which Spark's workers read it: at 4,096 x 4,096 it is 64 MB."""
+    content = save({name: np.ascontiguousarray(one) for name, one in arrays_of(pca).items()})
+    storage.write_bytes(url, content)
+    return SharedFile(url, hashlib.sha256(content).hexdigest(), len(content))
+
+
+@lru_cache(maxsize=1)  # a worker process serves many Spark tasks of one job
+def read_pca(file: SharedFile) -> Pca:
+    """The PCA of a file, on any machine of a job."""
+    with local_path(file) as path:
+        return Pca(**load_file(path))
 
 
 def pack(classifier: Classifier) -> bytes:

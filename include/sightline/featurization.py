@@ -47,31 +47,31 @@ def featurize(
     version = tables.current_version(catalog.images)  # another partition's ingest may add images
     held = tables.count_rows(catalog.images, version)
     precision = choose_precision(spec.backbone, backbone, catalog, version)
-    backbone_id = backbone.identity(precision)
+    backbone_id, dim = backbone.identity(precision), backbone.dim
     pending = _pending(session, catalog, version, backbone_id)
     missing = sum(one.missing for one in pending)
     log.info("featurize: %d images held, %d known already, %d to featurize with %s",
              held, held - missing, missing, backbone_id)  # fmt: skip
-    context = session.sparkContext
-    work = Work(
-        spec.backbone,
-        backbone_id,
-        precision,
-        context.broadcast(backbones.pack_weights(backbone) if missing else b""),
-        missing >= LONG_IMAGES * context.defaultParallelism,
-        context.accumulator(0),
-    )
-    with Progress("featurize", missing).following(lambda: work.done.value):
-        spark.run_chunks(
-            session, pending, lambda chunk: _featurize_chunk(session, catalog, task, work, chunk)
-        )
+    if missing:
+        weights = backbones.ship_weights(backbone, precision)
+        del backbone  # the workers map the file, and this process needs the memory no more
+        context = session.sparkContext
+        is_long = missing >= LONG_IMAGES * context.defaultParallelism
+        done = context.accumulator(0)
+        work = Work(spec.backbone, backbone_id, precision, weights, is_long, done)
+        with Progress("featurize", missing).following(lambda: done.value):
+            spark.run_chunks(
+                session,
+                pending,
+                lambda chunk: _featurize_chunk(session, catalog, task, work, chunk),
+            )
     record.counts = {
         "images": held,
         "known": held - missing,
         "featurized": missing,
         "backbone": spec.backbone.model_dump(mode="json"),
         "backbone_id": backbone_id,
-        "dim": backbone.dim,
+        "dim": dim,
     }
     record.wrote(catalog.features, rows=missing)
 

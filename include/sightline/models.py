@@ -12,10 +12,9 @@ from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 from deltalake import DeltaTable
-from safetensors.numpy import load, save
+from safetensors.numpy import load
 
 from sightline import (
     __version__,
@@ -27,10 +26,11 @@ from sightline import (
     tables,
 )
 from sightline.catalog import Catalog
-from sightline.classifiers import Classifier, Pca, arrays_of, pack, unpack
+from sightline.classifiers import Classifier, Pca, pack, unpack, write_pca
 from sightline.config import DatasetSpec
 from sightline.conflicts import dropped_images
 from sightline.errors import ConfigError, TrainingError
+from sightline.shared_files import SharedFile
 from sightline.tables import Table
 
 HEAD = "head"  # model.json's kind of a classifier on features
@@ -276,10 +276,9 @@ def read_decision(catalog: Catalog, version: str) -> dict[str, Any] | None:
     return decision
 
 
-def save_pca(catalog: Catalog, version: str, pca: Pca) -> None:
+def save_pca(catalog: Catalog, version: str, pca: Pca) -> SharedFile:
     """Keep the PCA that a model's head is to be trained on."""
-    arrays = {name: np.ascontiguousarray(values) for name, values in arrays_of(pca).items()}
-    storage.write_bytes(_url(catalog, version, "pca.safetensors"), save(arrays))
+    return write_pca(_url(catalog, version, "pca.safetensors"), pca)
 
 
 def load_pca(catalog: Catalog, version: str) -> Pca | None:

@@ -11,7 +11,7 @@ import pyarrow as pa
 from sightline import models, spark, storage, tables
 from sightline.batches import to_lists, to_matrix
 from sightline.catalog import Catalog
-from sightline.classifiers import Pca
+from sightline.classifiers import read_pca
 from sightline.config import DatasetSpec
 from sightline.embeddings import (
     Selection,
@@ -27,6 +27,7 @@ from sightline.ledger import Record, TaskRun
 from sightline.models import Plan
 from sightline.principal_components import fit_pca
 from sightline.schemas import EXCLUSIONS, REDUCED, SPLITS
+from sightline.shared_files import SharedFile
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -61,8 +62,8 @@ def reduce_features(
             f"Dataset {spec.name} has no features of its train split; run its ingest."
         )
     pca = fit_pca(moments, shift, spec.reduce)
-    models.save_pca(catalog, plan.version, pca)
-    urls = _project(session, catalog, files, pca, plan.version)
+    kept = models.save_pca(catalog, plan.version, pca)
+    urls = _project(session, catalog, files, kept, plan.version)
     tables.replace_partition(catalog.reduced, urls, plan.version, held)
     record.counts = {
         "components": len(pca.components),
@@ -84,15 +85,14 @@ def _train_rows(
 
 
 def _project(
-    session: "SparkSession", catalog: Catalog, files: list[str], pca: Pca, version: str
+    session: "SparkSession", catalog: Catalog, files: list[str], kept: SharedFile, version: str
 ) -> list[str]:
-    fitted = session.sparkContext.broadcast(pca)
     selection = whole_files(session, files)
     features_urls = selection.urls
 
     def project(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         for batch in read_selected(batches, features_urls):
-            components = fitted.value.project(to_matrix(batch["embedding"]))
+            components = read_pca(kept).project(to_matrix(batch["embedding"]))
             yield _reduced_batch(batch["image_id"], version, components)
 
     return spark.write_made(selection.rows, project, catalog.reduced)

@@ -1,5 +1,5 @@
-"""The nightly clean-up of what is of no dataset: logs, what killed Spark drivers have left, and the code that
-was sent to clusters.
+"""The nightly clean-up of what is of no dataset: logs, what killed Spark drivers have left, and the code and
+weights that were sent to workers.
 """
 
 import logging
@@ -15,9 +15,9 @@ log = logging.getLogger(__name__)
 
 LOG_DAYS = 90  # of Airflow's logs, and of EMR's
 SCRATCH_DAYS = 7  # of Spark's temporary files; a driver that works longer would lose its own
-# Of code, since the last job began that was sent with it. An executor that comes late still asks for it, and
-# a job takes ten days at most (compute_config).
-CODE_DAYS = 30
+# Of code and weights since the last job that was sent with them. An executor that comes late still needs
+# them, and a job takes ten days at most (compute_config).
+SENT_DAYS = 30
 
 
 @dataclass(frozen=True)
@@ -26,23 +26,24 @@ class Cleaned:
 
     logs: int
     drivers: int  # killed ones, whose temporary files are gone
-    archives: int  # of code, here and on the storage
+    archives: int  # of code, here and on the storage, and files of weights
 
 
 def clean(settings: Settings, airflow_logs: str, scratch: Iterable[str], now: datetime) -> Cleaned:
-    """Remove what is old of Airflow's and EMR's logs, of Spark's temporary folders, and of sent code."""
+    """Remove what is old of Airflow's and EMR's logs, of Spark's temporary folders, and of what was sent."""
     logs = (airflow_logs, storage.join(settings.storage, emr.LOGS))
-    code = (
+    sent = (
         str(spark_cluster.library_folder(settings)),
         storage.join(settings.storage, shipping.FOLDER),
+        storage.join(settings.storage, shipping.WEIGHTS),
     )
     cleaned = Cleaned(
         logs=sum(remove_old_files(folder, now - timedelta(days=LOG_DAYS)) for folder in logs),
         drivers=clean_scratch(scratch, now - timedelta(days=SCRATCH_DAYS)),
-        archives=sum(remove_unused(folder, now - timedelta(days=CODE_DAYS)) for folder in code),
+        archives=sum(remove_unused(folder, now - timedelta(days=SENT_DAYS)) for folder in sent),
     )
     log.info(
-        "%d logs of long ago, what %d killed drivers have left and %d archives of unused code are removed",
+        "removed %d old logs, the temporary files of %d killed drivers, %d unused archives and weights",
         cleaned.logs, cleaned.drivers, cleaned.archives,
     )  # fmt: skip
     return cleaned

@@ -1,20 +1,25 @@
-"""Our code for machines that have no checkout: the library and the dataset files as one archive, named by its
-content, so that an unchanged one is sent once and a changed one harms no running job.
+"""What the machines of a job need from this one, sent to the storage under the name of its content: an
+unchanged file is sent once, and a changed one harms no running job.
 
-Unpacked, the archive is a home as SIGHTLINE_HOME would name it: include/sightline, include/datasets.
+Our code goes to machines that have no checkout, as one archive of the library and the dataset files. Unpacked,
+it is a home as SIGHTLINE_HOME would name it: include/sightline, include/datasets. Networks' weights go to
+the workers as a file, because a broadcast would pass through the heap of the driver's JVM.
 """
 
 import hashlib
 import zipfile
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from sightline import storage
 from sightline.config import dataset_files
 from sightline.settings import load_settings
+from sightline.shared_files import SharedFile
 
 FOLDER = "_code"  # of the storage; no dataset can have such a name
+WEIGHTS = "_weights"  # likewise
 USED = "used"  # a file beside: when a job was last sent with it, which maintenance asks
 EPOCH = (1980, 1, 1, 0, 0, 0)  # a zip's earliest time: when a file was written is not its content
 WHOLE = 0o644 << 16  # what a process of another user may read
@@ -54,6 +59,21 @@ def ship_file(path: Path) -> str:
     if not storage.exists(url):
         storage.write_bytes(url, content)
     return url
+
+
+def ship_weights(pieces: Callable[[], Iterable[Any]]) -> SharedFile:
+    """Send a file of weights, named by its SHA-256. `pieces` makes its bytes, one piece in memory at a time:
+    once for the hash, and once more for the file unless it is there already."""
+    digest, size = hashlib.sha256(), 0
+    for piece in pieces():
+        digest.update(piece)
+        size += memoryview(piece).nbytes
+    folder = storage.join(load_settings().storage, WEIGHTS, digest.hexdigest())
+    url = storage.join(folder, "weights.safetensors")
+    _note_use(folder)
+    if storage.size_bytes(url) != size:
+        storage.write_pieces(url, pieces())
+    return SharedFile(url, digest.hexdigest(), size)
 
 
 def _note_use(folder: str) -> None:

@@ -20,6 +20,7 @@ from sightline.errors import StorageError
 from sightline.settings import load_settings
 
 WRITES_AT_ONCE = 16
+PARTS_AT_ONCE = 2  # of a large file
 
 
 def is_local(url: str) -> bool:
@@ -55,6 +56,15 @@ def exists(url: str) -> bool:
     """Whether a file or folder is there."""
     fs, path = filesystem(url)
     return bool(fs.exists(path))
+
+
+def size_bytes(url: str) -> int | None:
+    """A file's size, or None where there is none."""
+    fs, path = filesystem(url)
+    try:
+        return int(fs.size(path))
+    except FileNotFoundError:
+        return None
 
 
 def list_names(url: str) -> list[str]:
@@ -98,11 +108,23 @@ def writing(url: str) -> Iterator[IO[bytes]]:
         put_file(url, whole)
 
 
+def write_pieces(url: str, pieces: Iterable[Any]) -> None:
+    """Write a large file as `write_bytes` does, one piece in memory at a time."""
+    if not is_local(url):
+        with writing(url) as stream:
+            stream.writelines(pieces)
+        return
+    with _replacing(url, Path(filesystem(url)[1])) as beside, beside.open("wb") as stream:
+        stream.writelines(pieces)
+
+
 def put_file(url: str, source: Path) -> None:
     """Copy a file of this machine to a URL, where a reader sees the old one or the new one."""
     fs, path = filesystem(url)
     if not is_local(url):
-        fs.put_file(str(source), path)
+        # By default s3fs holds ten parts of 50 MB in memory.
+        parts = {"max_concurrency": PARTS_AT_ONCE} if url.startswith("s3") else {}
+        fs.put_file(str(source), path, **parts)
         return
     with _replacing(url, Path(path)) as beside:
         shutil.copyfile(source, beside)

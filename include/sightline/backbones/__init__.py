@@ -8,13 +8,16 @@ preprocessing.py makes pictures ready for them, and inference.py lets them work.
 import hashlib
 import threading
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from PIL import Image
 
-from sightline.backbones import architectures, weights
+from sightline import shipping
+from sightline.backbones import architectures, inference, mapped, weights
 from sightline.backbones.preprocessing import REVISION, Preprocessing, plain_geometry
 from sightline.config import BackboneSpec
+from sightline.shared_files import SharedFile
 
 if TYPE_CHECKING:
     from torch import nn
@@ -67,19 +70,22 @@ def build_untrained(spec: BackboneSpec) -> tuple["nn.Module", int]:
     return architectures.cut_head(spec, _build(spec))
 
 
-def pack_weights(backbone: Backbone) -> bytes:
-    """The weights as safetensors, for `unpack_backbone` on a worker."""
-    from safetensors.torch import save
+def ship_weights(backbone: Backbone, precision: str) -> SharedFile:
+    """Write the weights to storage in the form that workers use: in their precision, batch norms folded."""
+    ready = inference.in_precision(backbone.module, precision)
+    return shipping.ship_weights(lambda: mapped.packed(ready))
 
-    return save({name: value.contiguous() for name, value in backbone.module.state_dict().items()})
 
+def map_backbone(
+    spec: BackboneSpec, precision: str, path: Path
+) -> tuple["nn.Module", Preprocessing]:
+    """The network on a worker, in its precision: its weights are those of the file, mapped."""
 
-def unpack_backbone(spec: BackboneSpec, packed: bytes) -> tuple["nn.Module", Preprocessing]:
-    """The same network on a worker, which needs neither the weights file nor the internet."""
-    from safetensors.torch import load
+    def build() -> "nn.Module":
+        module, _ = build_untrained(spec)
+        return inference.in_precision(_frozen(module), precision)
 
-    module, _ = build_untrained(spec)
-    weights.load_state(module, load(packed))
+    module = mapped.build_mapped(build, mapped.read_mapped(path))
     return _frozen(module), preprocessing_of(spec)
 
 

@@ -58,7 +58,7 @@ class Network:
         self.device = device
         self.preprocessing = preprocessing
         self._dtype = torch.bfloat16 if precision == "bf16" else torch.float32
-        self._module = _ready(module, self._dtype, device)
+        self._module = _ready(module, precision, device)
         self._compiles, self._is_compiled = compiles, False
 
     def embed(self, pictures: "list[torch.Tensor]") -> Array:
@@ -136,26 +136,45 @@ class Network:
         return torch.cat([batch, batch[:1].expand(missing, -1, -1, -1)])
 
 
-def _ready(module: "nn.Module", dtype: "torch.dtype", device: str) -> "nn.Module":
-    """In fp32 the module as it is; else a copy in the other precision, its batch norms folded into the
-    convolutions before them where the module's code can be traced.
+def in_precision(module: "nn.Module", precision: str) -> "nn.Module":
+    """In fp32 the module as it is; else one in the other precision, its batch norms folded into the
+    convolutions before them if the module's code can be traced. The module given is left as it was.
     """
     import torch
 
-    if dtype != torch.float32:
-        module = _folded(module)
-    elif device != "cpu":
-        module = copy.deepcopy(module)
-    return module.to(device, dtype).to(memory_format=torch.channels_last)
+    if precision == "fp32":
+        return module
+    return _folded(module).to(torch.bfloat16).to(memory_format=torch.channels_last)
+
+
+def _ready(module: "nn.Module", precision: str, device: str) -> "nn.Module":
+    """The module in its precision on its device; one that is in bf16 already was folded before."""
+    import torch
+
+    first = next(module.parameters(), None)
+    if first is None or first.dtype != torch.bfloat16:
+        module = in_precision(module, precision)
+    if device != "cpu":
+        module = _twin(module).to(device)
+    return module.to(memory_format=torch.channels_last)
 
 
 def _folded(module: "nn.Module") -> "nn.Module":
     from torch.fx.experimental.optimization import fuse
 
     try:
-        return fuse(module)
+        return fuse(_twin(module), inplace=True)
     except Exception:  # tracing meets whatever the module's code does
-        return copy.deepcopy(module)
+        return _twin(module)
+
+
+def _twin(module: "nn.Module") -> "nn.Module":
+    """A copy of the module that shares its weights until they are exchanged, as `to` does."""
+    from torch import nn
+
+    memo: dict[int, Any] = {id(one): nn.Parameter(one.data, False) for one in module.parameters()}
+    memo |= {id(one): one.view_as(one) for one in module.buffers()}
+    return copy.deepcopy(module, memo)
 
 
 def agreement(

@@ -74,13 +74,13 @@ def load_file(network: "nn.Module", spec: BackboneSpec) -> None:
         ) from error
 
 
-def load_state(network: "nn.Module", state: dict[str, Any]) -> None:
-    """Load a state dict strictly."""
+def load_state(network: "nn.Module", state: dict[str, Any], assign: bool = False) -> None:
+    """Load a state dict strictly; with `assign` its tensors become the network's own, without a copy."""
     whole = OrderedDict(state)
     # safetensors keep no version marks, without which a few networks (mnasnet) refuse their own state.
     marks = getattr(state, "_metadata", {"": network.state_dict()._metadata[""]})  # type: ignore[attr-defined]
     whole._metadata = marks  # type: ignore[attr-defined]
-    network.load_state_dict(whole)
+    network.load_state_dict(whole, assign=assign)
 
 
 def _read_state(spec: BackboneSpec) -> dict[str, Any]:

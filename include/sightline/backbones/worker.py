@@ -28,11 +28,11 @@ from sightline.backbones.preprocessing import Preprocessing
 from sightline.batches import joined, rows_with, to_lists
 from sightline.config import BackboneSpec
 from sightline.schemas import FEATURES
+from sightline.shared_files import SharedFile, local_path
 
 if TYPE_CHECKING:
     import torch
     from pyspark.accumulators import Accumulator
-    from pyspark.core.broadcast import Broadcast
 
 Item = TypeVar("Item")
 Made = TypeVar("Made")
@@ -48,7 +48,7 @@ class Work:
     spec: BackboneSpec
     backbone_id: str
     precision: str
-    weights: "Broadcast[bytes]"
+    weights: SharedFile
     is_long: bool  # long enough for compiling to pay
     done: "Accumulator[int]"  # images, for the progress
 
@@ -189,7 +189,8 @@ def borrowed(identity: str, build: Callable[[str], Network]) -> Iterator[Network
 
 
 def _build(work: Work, device: str) -> Network:
-    module, preprocessing = backbones.unpack_backbone(work.spec, work.weights.value)
+    with local_path(work.weights) as path:
+        module, preprocessing = backbones.map_backbone(work.spec, work.precision, path)
     compiles = work.is_long and device == "cpu" and work.precision == "bf16"
     return Network(module, preprocessing, work.precision, device, compiles)
 

@@ -29,7 +29,6 @@ from sightline.tables import Writer
 if TYPE_CHECKING:
     import torch
     from pyspark.accumulators import Accumulator
-    from pyspark.core.broadcast import Broadcast
     from pyspark.sql import SparkSession
 
 log = logging.getLogger(__name__)
@@ -38,8 +37,7 @@ Array = np.ndarray[Any, Any]
 
 @dataclass(frozen=True)
 class _Work:
-    model: "Broadcast[TunedModel]"
-    version: str
+    model: TunedModel
     done: "Accumulator[int]"  # images, for the progress
 
 
@@ -64,7 +62,7 @@ def score_images(
     chunks = list(_chunks(catalog, images_version, model.version, chosen))
     missing = sum(len(chunk.wanted) for chunk in chunks)
     context = session.sparkContext
-    work = _Work(context.broadcast(model), model.version, context.accumulator(0))
+    work = _Work(model, context.accumulator(0))
     with Progress("score", missing).following(lambda: work.done.value):
         spark.run_chunks(
             session, chunks, lambda chunk: _score_chunk(session, catalog, work, chunk, writer)
@@ -100,7 +98,7 @@ def _score_chunk(
     parts = parts_of(chunk.url, chunk.wanted)
     numbers = session.range(len(parts), numPartitions=len(parts))
     urls = spark.write_made(numbers, score_parts(work, parts), catalog.scores)
-    tables.append_new(catalog.scores, urls, work.version, writer)
+    tables.append_new(catalog.scores, urls, work.model.version, writer)
 
 
 def score_parts(
@@ -109,14 +107,14 @@ def score_parts(
     """The function for Spark: numbers of parts in the column `id` in, batches of SCORES out."""
 
     def score(numbers: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        model = work.model.value
+        model = work.model
         shown = views(model.fine_tune.test_time_augmentation)
         ours = [parts[number] for batch in numbers for number in batch["id"].to_pylist()]
         with borrowed(model.version, partial(_build, model)) as network:
             rows = (batch for part in ours for batch in read_part(part))
             prepare = partial(prepare_views, network.preprocessing, shown)
             for image_ids, pictures in ahead(prepared(rows, network, prepare)):
-                yield score_batch(image_ids, work.version, probabilities(network, pictures))
+                yield score_batch(image_ids, model.version, probabilities(network, pictures))
                 work.done.add(len(pictures))
 
     return score

@@ -1,11 +1,13 @@
 """Fine-tuned networks on storage: model.json says how one is built, weights.safetensors what it knows."""
 
+import hashlib
 from dataclasses import dataclass
 from typing import Any
 
-from safetensors.torch import load, save
+from safetensors.torch import save
 
-from sightline import backbones, models, storage
+from sightline import backbones, models, shared_files, storage
+from sightline.backbones.mapped import build_mapped, read_mapped
 from sightline.backbones.preprocessing import Preprocessing
 from sightline.catalog import Catalog
 from sightline.config import BackboneSpec
@@ -13,24 +15,29 @@ from sightline.errors import TrainingError
 from sightline.fine_tune_config import FineTuneSpec
 from sightline.fine_tuning.checkpoints import Tensors
 from sightline.fine_tuning.network import TunedNetwork, empty_network
+from sightline.shared_files import SharedFile
 
 PRECISION = "fp32"  # of every answer, whatever the training's: what is published is the reference
 
 
 @dataclass(frozen=True)
 class TunedModel:
-    """How a fine-tuned network is built; `packed` are its weights as safetensors."""
+    """How a fine-tuned network is built; its weights stay in their file, which each process maps."""
 
     version: str
     labels: list[str]
     backbone: BackboneSpec
     fine_tune: FineTuneSpec
-    packed: bytes
+    weights: SharedFile
 
     def build(self) -> tuple[TunedNetwork, Preprocessing]:
         """The network in evaluation mode, and how pictures are made ready for it."""
-        network = empty_network(self.backbone, self.fine_tune.head, len(self.labels))
-        network.load_state_dict(load(self.packed))
+
+        def build() -> TunedNetwork:
+            return empty_network(self.backbone, self.fine_tune.head, len(self.labels))
+
+        with shared_files.local_path(self.weights) as path:
+            network = build_mapped(build, read_mapped(path))
         return network.requires_grad_(False).eval(), backbones.preprocessing_of(self.backbone)
 
 
@@ -46,14 +53,16 @@ def load_tuned(catalog: Catalog, version: str) -> TunedModel:
         model["labels"],
         BackboneSpec.model_validate(model["fine_tuning"]["backbone"]),
         FineTuneSpec.model_validate(model["fine_tuning"]["settings"]),
-        storage.read_bytes(weights_url(catalog, version)),
+        shared_files.describe(weights_url(catalog, version), model.get("weights_sha256", "")),
     )
 
 
 def save_tuned(catalog: Catalog, model: dict[str, Any], weights: Tensors) -> None:
     """Keep a network: first its weights, then the model.json that says they are there."""
-    storage.write_bytes(weights_url(catalog, model["version"]), save(weights))
-    models.write_model(catalog, model)
+    content = save(weights)
+    storage.write_bytes(weights_url(catalog, model["version"]), content)
+    digest = hashlib.sha256(content).hexdigest()  # by which other machines verify their download
+    models.write_model(catalog, {**model, "weights_sha256": digest})
 
 
 def weights_url(catalog: Catalog, version: str) -> str:

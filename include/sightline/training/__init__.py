@@ -88,7 +88,7 @@ def _cross_validate(
     selection.rows.cache()
     with storage.temporary_folder(catalog.staging, "folds") as folder:
         pcas = fit_pcas(selection, first_embedding(files), spec.reduce, folder)
-        return cross_validate(lambda fold: project_rows(selection, next(pcas)), course)
+        return cross_validate(lambda fold: project_rows(selection, next(pcas), folder), course)
 
 
 def _train_rows(

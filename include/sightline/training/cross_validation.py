@@ -5,6 +5,7 @@ made in one pass over the features, and a fold's PCA comes of all the others'.
 """
 
 import logging
+import uuid
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -14,8 +15,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
+from sightline import storage
 from sightline.batches import to_lists, to_matrix
-from sightline.classifiers import Pca
+from sightline.classifiers import Pca, read_pca, write_pca
 from sightline.config import ReduceSpec
 from sightline.embeddings import Selection, read_moments, read_selected, sum_features
 from sightline.principal_components import at_most, fit_pca, without
@@ -120,16 +122,17 @@ def fit_pcas(selection: Selection, shift: Array, wanted: ReduceSpec, folder: str
         yield fit_pca(others, shift, at_most(wanted, others.count - 1))
 
 
-def project_rows(selection: Selection, pca: Pca) -> "DataFrame":
-    """The selected rows (image_id, label, fold, values), their components in place of the embedding."""
+def project_rows(selection: Selection, pca: Pca, folder: str) -> "DataFrame":
+    """The selected rows (image_id, label, fold, values), their components in place of the embedding. The
+    workers read the PCA from a file in the folder."""
     from pyspark.sql.pandas.types import from_arrow_schema
 
-    fitted = selection.rows.sparkSession.sparkContext.broadcast(pca)
+    kept = write_pca(storage.join(folder, f"pca-{uuid.uuid4().hex}.safetensors"), pca)
     urls = selection.urls
 
     def project(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         for batch in read_selected(batches, urls):
-            values = to_lists(fitted.value.project(to_matrix(batch["embedding"])))
+            values = to_lists(read_pca(kept).project(to_matrix(batch["embedding"])))
             columns = [batch["image_id"], batch["label"], batch["fold"], values]
             yield pa.RecordBatch.from_arrays(
                 [

@@ -1,0 +1,143 @@
+"""A network's weights as one file that processes map into memory, so that all of a machine share one copy.
+
+The format is safetensors. Two things make it usable without a copy: every tensor begins at a multiple of 64
+bytes, as torch's own allocations do, and the weights of convolutions are stored in channels-last order, in
+which they are used.
+"""
+
+import json
+import logging
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sightline.backbones import weights
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+log = logging.getLogger(__name__)
+
+ALIGNMENT = 64
+PADDING = "padding."  # begins the names of what only fills the gaps; safetensors allows none
+LAYOUT = {"layout": "channels_last"}  # in the header's metadata
+
+
+def packed(module: "nn.Module") -> Iterator[Any]:
+    """The file in pieces, the same for the same weights. One tensor at a time is copied, if any."""
+    tensors = _tensors_of(module)
+    yield _header(tensors)
+    for value in tensors.values():
+        yield _bytes_of(value)
+        yield bytes(-value.nbytes % ALIGNMENT)
+
+
+def read_mapped(path: Path) -> "dict[str, torch.Tensor]":
+    """The tensors of a safetensors file, mapped: pages are read when they are used, and shared."""
+    from safetensors import safe_open
+
+    with safe_open(path, framework="pt") as file:
+        is_channels_last = (file.metadata() or {}).get("layout") == LAYOUT["layout"]
+        names = [name for name in file.keys() if not name.startswith(PADDING)]  # noqa: SIM118
+        found = {name: file.get_tensor(name) for name in names}
+    if not is_channels_last:
+        return found
+    return {
+        name: value.permute(0, 3, 1, 2) if value.dim() == 4 else value
+        for name, value in found.items()
+    }
+
+
+def build_mapped(build: "Callable[[], nn.Module]", state: "dict[str, torch.Tensor]") -> "nn.Module":
+    """Build a network whose weights are these tensors themselves.
+
+    The network is built on torch's meta device, where it takes neither memory nor time. Networks whose
+    constructor computes with tensors are built in the ordinary way, which needs the memory for a moment.
+    """
+    import torch
+
+    try:
+        with torch.device("meta"):
+            module = build()
+        _assign(module, state)
+        if not _holds_meta_tensors(module):
+            return module
+        reason = "tensors without values are left"
+    except Exception as error:  # constructors raise whatever they like
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:120]
+    log.debug("Not built on the meta device (%s).", reason)
+    module = build()
+    _assign(module, state)
+    return module
+
+
+def _assign(module: "nn.Module", state: "dict[str, torch.Tensor]") -> None:
+    expected = module.state_dict().keys()
+    weights.load_state(
+        module, {name: state[name] for name in state if name in expected}, assign=True
+    )
+    for name, value in state.items():
+        if name not in expected:
+            owner, _, attribute = name.rpartition(".")
+            module.get_submodule(owner)._buffers[attribute] = value
+
+
+def _tensors_of(module: "nn.Module") -> "dict[str, torch.Tensor]":
+    """Parameters and all buffers: what a state dict leaves out would have no values on the meta device."""
+    return {**dict(module.named_buffers(remove_duplicate=False)), **module.state_dict()}
+
+
+def _header(tensors: "dict[str, torch.Tensor]") -> bytes:
+    entries: dict[str, Any] = {"__metadata__": LAYOUT}
+    at = 0
+    for name, value in tensors.items():
+        at = _enter(entries, name, _dtype_name(value), list(_stored(value).shape), at, value.nbytes)
+        gap = -at % ALIGNMENT
+        if gap:
+            at = _enter(entries, f"{PADDING}{name}", "U8", [gap], at, gap)
+    text = json.dumps(entries, separators=(",", ":")).encode()
+    text += b" " * (-(8 + len(text)) % ALIGNMENT)
+    return len(text).to_bytes(8, "little") + text
+
+
+def _enter(
+    entries: dict[str, Any], name: str, dtype: str, shape: list[int], at: int, size: int
+) -> int:
+    """Enter a tensor into the header; returns where the next one begins."""
+    entries[name] = {"dtype": dtype, "shape": shape, "data_offsets": [at, at + size]}
+    return at + size
+
+
+def _stored(value: "torch.Tensor") -> "torch.Tensor":
+    """The tensor with its axes in the order of the file."""
+    return value.permute(0, 2, 3, 1) if value.dim() == 4 else value
+
+
+def _bytes_of(value: "torch.Tensor") -> Any:
+    import torch
+
+    return _stored(value.detach()).contiguous().flatten().view(torch.uint8).numpy()
+
+
+def _dtype_name(value: "torch.Tensor") -> str:
+    """As safetensors spells it: F32, BF16, I64, ..."""
+    name = str(value.dtype).removeprefix("torch.")
+    known = {"float": "F", "bfloat": "BF", "int": "I", "uint": "U"}
+    letters = name.rstrip("0123456789")
+    return "BOOL" if name == "bool" else f"{known[letters]}{name.removeprefix(letters)}"
+
+
+def _holds_meta_tensors(module: "nn.Module") -> bool:
+    """Whether anything of the network has no values: parameters, buffers, or attributes of its modules."""
+    return any(_is_meta(value) for part in module.modules() for value in vars(part).values())
+
+
+def _is_meta(value: Any) -> bool:
+    import torch
+
+    if isinstance(value, torch.Tensor):
+        return value.is_meta
+    if isinstance(value, dict):
+        return any(_is_meta(one) for one in value.values())
+    return isinstance(value, list | tuple) and any(_is_meta(one) for one in value)
