@@ -21,6 +21,8 @@ from sightline.fine_tune_config import TunedHeadSpec
 from sightline.fine_tuning import loop, reading
 from sightline.fine_tuning.checkpoints import Tensors, read_checkpoint, read_weights, write_weights
 from sightline.fine_tuning.loop import Job
+from sightline.fine_tuning.memory_fit import USED
+from sightline.fine_tuning.memory_meter import release
 from sightline.fine_tuning.micro_batches import Accumulation, MicroBatch, least_pictures, split
 from sightline.fine_tuning.network import TunedNetwork, let_learn, make_network
 from sightline.fine_tuning.recomputation import find_blocks, recomputing
@@ -91,16 +93,16 @@ def test_a_batch_is_split_evenly(batch_size: int, most: int, at_least: int) -> N
     assert max(sizes) <= max(most, 2 * at_least - 1)
 
 
-PLAIN: dict[str, Any] = {"optimizer": "sgd", "trainable": "all", "learning_rate": 0.01}
+PLAIN: dict[str, Any] = {"optimizer": "sgd", "trainable": "all", "learning_rate": 0.05}
 
 
 @pytest.mark.parametrize(
     "changed",
     [
         {"loss": "cross_entropy", "class_weights": "balanced"},
-        {"loss": "label_smoothing", "class_weights": "balanced", "clip_norm": 0.1},
+        {"loss": "label_smoothing", "class_weights": "balanced", "clip_norm": 0.5},
         {"loss": "focal", "class_weights": "balanced"},
-        {"mixup": 0.4, "cutmix": 1.0, "clip_norm": 0.1},
+        {"mixup": 0.4, "cutmix": 1.0, "clip_norm": 0.5},
     ],
     ids=["cross_entropy", "label_smoothing", "focal", "mixed"],
 )
@@ -126,7 +128,7 @@ def test_two_processes_with_micro_batches_train_as_one_without(
     spark: "SparkSession", make_job: Callable[..., Job]
 ) -> None:
     # Crops are drawn anew in each process.
-    changed = {**PLAIN, "augmentation": "none", "epochs": 2, "clip_norm": 0.1}
+    changed = {**PLAIN, "augmentation": "none", "epochs": 2, "clip_norm": 0.5}
     alone = trained(make_job("alone", NO_BATCH_NORM, **changed))
     paired = make_job("paired", NO_BATCH_NORM, processes=2, **changed)
     fine_tuning.distributed.train(spark, replace(paired, micro_batch=MicroBatch(4)))
@@ -139,7 +141,7 @@ def test_a_measured_training_equals_one_that_surely_fits(make_job: Callable[...,
     """With dropout and batch norms, which a measurement would upset if it left traces."""
     changed: dict[str, Any] = {"head": TunedHeadSpec(batch_norm=True, dropout=0.5)}
     sure, measured = (make_job(name, {}, **changed) for name in ("sure", "measured"))
-    enough = held_bytes() + 900 * MIB  # and too little to be sure
+    enough = int((held_bytes() + 900 * MIB) / USED)  # and too little to be sure
     one = trained(replace(sure, memory_bytes=2**40))
     other = trained(replace(measured, memory_bytes=enough))
     assert all(value.equal(other[name]) for name, value in one.items())
@@ -148,12 +150,14 @@ def test_a_measured_training_equals_one_that_surely_fits(make_job: Callable[...,
 def test_a_budget_sizes_the_micro_batch_and_bounds_what_is_held(
     make_job: Callable[..., Job], caplog: pytest.LogCaptureFixture
 ) -> None:
-    job = make_job("budget", {"image_size": 224}, trainable="all")
+    job = make_job("budget", {"image_size": 160}, trainable="all")
+    release()
     before = held_bytes()
     with caplog.at_level(logging.INFO):
-        loop.run(replace(job, memory_bytes=before + 500 * MIB))
+        loop.run(replace(job, memory_bytes=int((before + 400 * MIB) / USED)))
     said = [one.getMessage() for one in caplog.records if "micro-batches" in one.getMessage()]
     assert len(said) == 1
+    logging.getLogger(__name__).warning(said[0])
     assert "(batch 12) within" in said[0]
     assert held_bytes() < before + 200 * MIB  # nothing of it stays
 
@@ -189,14 +193,15 @@ def gradients_of(network: TunedNetwork, pictures: torch.Tensor) -> dict[str, tor
     [
         ("resnet18", 8),
         ("efficientnet_b0", 18),  # with stochastic depth
-        ("densenet121", 62),
+        ("densenet121", 58),
         ("timm/efficientnet_b0", 16),
         ("timm/convnext_atto", 12),
+        ("timm/swin_tiny_patch4_window7_224", 12),
         ("timm/vit_tiny_patch16_224", 12),
     ],
 )
 def test_recomputed_activations_change_no_gradient_and_no_statistic(name: str, blocks: int) -> None:
-    size = 224 if "vit" in name else 64
+    size = 224 if "224" in name else 64
     plain, forgetful = tuned(name, size), tuned(name, size)
     pictures = torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(0))
     wanted = gradients_of(plain, pictures)

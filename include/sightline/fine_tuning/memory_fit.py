@@ -89,10 +89,11 @@ def agree(size: MicroBatch, place: Place, device: torch.device) -> MicroBatch:
     """The smallest of all processes' micro-batches, so that their batch norms see equally many pictures."""
     if place.processes == 1:
         return size
-    wanted = torch.tensor([size.pictures, -int(size.recomputes), size.validated], device=device)
+    flags = [-int(size.recomputes), -int(size.is_tight)]
+    wanted = torch.tensor([size.pictures, size.validated, *flags], device=device)
     torch.distributed.all_reduce(wanted, torch.distributed.ReduceOp.MIN)
-    pictures, recomputes, validated = wanted.tolist()
-    return MicroBatch(pictures, bool(recomputes), validated)
+    pictures, validated, recomputes, is_tight = wanted.tolist()
+    return MicroBatch(pictures, bool(recomputes), validated, bool(is_tight))
 
 
 def _surely_fits(work: Work, budget: int, meter: Meter) -> bool:
@@ -123,7 +124,8 @@ class _Probe:
             if self._peak(size) is not None:
                 break
             size = self._even(size - 1, at_least)
-        return MicroBatch(size, self.recomputes, max(1, min(VALIDATED_AT_ONCE, room)))
+        validated = max(1, min(VALIDATED_AT_ONCE, room))
+        return MicroBatch(size, self.recomputes, validated, not self._is_certain(size, room))
 
     def tell(self, found: MicroBatch, budget: int) -> None:
         """Say what was found, if the batch is not worked on as a whole."""

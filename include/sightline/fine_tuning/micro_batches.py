@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from sightline.errors import ResourceError
-from sightline.fine_tuning.memory_meter import release
+from sightline.fine_tuning.memory_meter import release, trim
 from sightline.fine_tuning.network import NORMS, TunedNetwork
 from sightline.fine_tuning.recomputation import find_blocks, recomputing
 
@@ -38,6 +38,7 @@ class MicroBatch:
     pictures: int
     recomputes: bool = False
     validated: int = VALIDATED_AT_ONCE  # pictures at a time without gradients
+    is_tight: bool = False  # freed memory goes back at once, so that its fragments do not add up
 
 
 @dataclass(frozen=True)
@@ -102,6 +103,8 @@ class Accumulation:
                 loss, right = losses(slice(start, start + size))
                 share = loss if len(sizes) == 1 else loss * (size / batch_size)
                 share.backward()  # type: ignore[no-untyped-call]
+            if self.size.is_tight:
+                trim()
             seen.append(Piece(loss.detach(), right, size))
             start += size
         return seen
@@ -127,9 +130,10 @@ class Accumulation:
         largest = max(split(batch_size, self.size.pictures, self.at_least))
         half = max(split(batch_size, max(1, largest // 2), self.at_least))
         if half < largest:
-            smaller = MicroBatch(half, self.size.recomputes, min(self.size.validated, half))
+            validated = min(self.size.validated, half)
+            smaller = MicroBatch(half, self.size.recomputes, validated, is_tight=True)
         elif not self.size.recomputes and self._blocks:
-            smaller = replace(self.size, recomputes=True)
+            smaller = replace(self.size, recomputes=True, is_tight=True)
         else:
             raise ResourceError(f"Training on {largest} pictures at a time needs more memory than there is "
                                 f"({problem}); {ADVICE}.")  # fmt: skip

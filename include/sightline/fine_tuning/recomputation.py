@@ -3,7 +3,8 @@
 It takes about a third more time and leaves gradients, batch-norm statistics and dropout masks as they are.
 """
 
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
@@ -27,9 +28,20 @@ def find_blocks(network: nn.Module) -> list[nn.Module]:
 def _blocks_of(module: nn.Module, is_item: bool) -> list[nn.Module]:
     if not list(module.children()) or not list(module.parameters()):
         return []
-    if is_item and not isinstance(module, CONTAINERS):
+    if is_item and not isinstance(module, CONTAINERS) and not _is_stage(module):
         return [module]
     return find_blocks(module) or [module]
+
+
+def _is_stage(module: nn.Module) -> bool:
+    """Whether a module holds a container that repeats a block, as timm's ConvNeXtStage does."""
+    containers = (one for one in module.modules() if isinstance(one, CONTAINERS))
+    return any(max(_blocks_by_kind(one).values(), default=0) > 1 for one in containers)
+
+
+def _blocks_by_kind(container: nn.Module) -> Counter[type]:
+    items = (one for one in container.children() if not isinstance(one, CONTAINERS))
+    return Counter(type(one) for one in items if list(one.children()) and list(one.parameters()))
 
 
 @contextmanager
@@ -54,14 +66,22 @@ def _forgetful(block: nn.Module) -> Callable[..., Any]:
         return nullcontext(), _statistics_kept(norms)
 
     def run(*inputs: Any, **options: Any) -> Any:
-        needs_graph = learns or any(
-            isinstance(one, torch.Tensor) and one.requires_grad for one in inputs
-        )
+        needs_graph = learns or any(one.requires_grad for one in _tensors(inputs))
         if not (needs_graph and torch.is_grad_enabled()):
             return forward(*inputs, **options)
-        return checkpoint(forward, *inputs, use_reentrant=False, context_fn=contexts, **options)
+        # DenseNet appends to the list of features that it has handed to a layer.
+        held = [list(one) if isinstance(one, list) else one for one in inputs]
+        return checkpoint(forward, *held, use_reentrant=False, context_fn=contexts, **options)
 
     return run
+
+
+def _tensors(inputs: Iterable[Any]) -> Iterator[torch.Tensor]:
+    for one in inputs:
+        if isinstance(one, torch.Tensor):
+            yield one
+        elif isinstance(one, list | tuple):
+            yield from _tensors(one)
 
 
 @contextmanager
