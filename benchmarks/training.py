@@ -135,7 +135,7 @@ def train_plainly(job: Any) -> tuple[Any, float]:
     from torch import nn
 
     from sightline.fine_tuning import recipes
-    from sightline.fine_tuning.loop import read_weights
+    from sightline.fine_tuning.checkpoints import read_weights
     from sightline.fine_tuning.network import empty_network
 
     labels, epochs = job.training_set.labels, job.spec.epochs

@@ -21,7 +21,7 @@ from sightline.catalog import Catalog
 from sightline.config import DatasetSpec
 from sightline.errors import ConfigError, TrainingError
 from sightline.fine_tuning import loop, reading
-from sightline.fine_tuning.checkpoints import Progressed, read_checkpoint
+from sightline.fine_tuning.checkpoints import Progressed, read_checkpoint, read_weights
 from sightline.fine_tuning.loop import Job
 from sightline.fine_tuning.reading import Place
 from sightline.fine_tuning.training_set import TrainingSet, build_training_set
@@ -252,7 +252,7 @@ def test_phases_follow_each_other_each_with_its_layers_and_rate(
     )
     spec = spec.model_copy(update={"fine_tune": fine_tune})
     job = job_of(spec, catalog, plan, "phases")
-    start = loop.read_weights(job.start_url)
+    start = read_weights(job.start_url)
     history = loop.run(job)
     assert [epoch.learning_rate for epoch in history] == [0.01, 0.001]
     end = come(job).network

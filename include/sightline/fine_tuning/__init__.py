@@ -5,9 +5,8 @@ several, scoring says what the network makes of the test images.
 """
 
 import logging
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
-
-from safetensors.torch import save
 
 from sightline import backbones, models, storage, tables, wanted_images
 from sightline.backbones.inference import has_bf16
@@ -16,7 +15,7 @@ from sightline.config import BackboneSpec, DatasetSpec
 from sightline.fine_tune_config import FineTuneSpec
 from sightline.fine_tuning import augmentation, distributed, scoring
 from sightline.fine_tuning.augmentation import views
-from sightline.fine_tuning.checkpoints import Epoch, read_checkpoint
+from sightline.fine_tuning.checkpoints import Epoch, read_checkpoint, write_weights
 from sightline.fine_tuning.loop import Job
 from sightline.fine_tuning.network import make_network
 from sightline.fine_tuning.search import Found, search
@@ -56,12 +55,16 @@ def fine_tune(
     images = build_training_set(spec, catalog, plan, spec.fine_tune.validation_share, folder)
 
     def train(fine_tune: FineTuneSpec, backbone: BackboneSpec, place: str) -> list[Epoch]:
-        return distributed.train(session, prepare_job(fine_tune, backbone, images, place))
+        return distributed.train(session, prepare(fine_tune, backbone, place))
+
+    def prepare(fine_tune: FineTuneSpec, backbone: BackboneSpec, place: str) -> Job:
+        job = prepare_job(fine_tune, backbone, images, place)
+        return replace(job, memory_bytes=spec.limits.memory)
 
     found = Found(spec.fine_tune, spec.backbone, [])
     if spec.fine_tune.search is not None:
         found = search(spec.fine_tune.search, spec.fine_tune, spec.backbone, folder, train)
-    job = prepare_job(found.fine_tune, found.backbone, images, folder)
+    job = prepare(found.fine_tune, found.backbone, folder)
     history = distributed.train(session, job)
     come = read_checkpoint(job.checkpoint_url)
     assert come is not None  # it was written after each epoch
@@ -121,8 +124,7 @@ def prepare_job(
     network = make_network(backbone, fine_tune.head, len(images.labels), fine_tune.seed)
     augmentation.make_augmentation(fine_tune.augmentation, backbone.preprocessing, fine_tune.seed)
     start_url = storage.join(folder, "start.safetensors")
-    weights = {name: value.contiguous() for name, value in network.state_dict().items()}
-    storage.write_bytes(start_url, save(weights))
+    write_weights(start_url, network.state_dict())
     log.info("fine_tune: %d images to train on, %d to validate with, %d classes; %s with %s",
              images.train_images, images.validation_images, len(images.labels),
              backbone.name, _precision(fine_tune))  # fmt: skip

@@ -1,19 +1,37 @@
 """Checkpoints of a training: one safetensors file after each epoch, whole or not there, never pickle.
 
 Beside the network's and the best epoch's weights it holds the optimiser's tensors, and in its header
-what is not a tensor, as JSON.
+what is not a tensor, as JSON. Files are streamed on the way out and memory-mapped on the way in, so that
+no second copy of a large network is in memory.
 """
 
 import json
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load, save
+from safetensors import safe_open
+from safetensors.torch import load_file
 
 from sightline import storage
 
 Tensors = dict[str, torch.Tensor]
+DTYPES = {  # as safetensors names them
+    torch.float64: "F64",
+    torch.float32: "F32",
+    torch.float16: "F16",
+    torch.bfloat16: "BF16",
+    torch.int64: "I64",
+    torch.int32: "I32",
+    torch.int16: "I16",
+    torch.int8: "I8",
+    torch.uint8: "U8",
+    torch.bool: "BOOL",
+}
 
 
 @dataclass(frozen=True)
@@ -34,7 +52,7 @@ class Epoch:
 class Progressed:
     """How far a training has come."""
 
-    network: Tensors
+    network: Tensors = field(default_factory=dict)
     best: Tensors = field(
         default_factory=dict
     )  # weights of the epoch of the lowest validation loss
@@ -57,16 +75,17 @@ def write_checkpoint(url: str, come: Progressed) -> None:
         "history": json.dumps([asdict(epoch) for epoch in come.history]),
         "optimizer": json.dumps(plain),
     }
-    storage.write_bytes(url, save({n: t.contiguous().cpu() for n, t in tensors.items()}, header))
+    write_weights(url, tensors, header)
 
 
 def read_checkpoint(url: str) -> Progressed | None:
     """The last checkpoint, or None where there is none."""
     try:
-        content = storage.read_bytes(url)
+        with _as_file(url) as path, safe_open(path, framework="pt") as file:
+            header: dict[str, str] = file.metadata()
+            tensors: Tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except FileNotFoundError:
         return None
-    header, tensors = _header(content), load(content)
     plain = json.loads(header["optimizer"])
     state: dict[int, dict[str, Any]] = {int(n): dict(v) for n, v in plain["state"].items()}
     for name, value in _under("optimizer/", tensors).items():
@@ -84,7 +103,39 @@ def _under(prefix: str, tensors: Tensors) -> Tensors:
     return {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
 
 
-def _header(content: bytes) -> dict[str, str]:
-    """The strings in the header: its length in eight bytes, then JSON (the format's specification)."""
-    length = int.from_bytes(content[:8], "little")
-    return dict(json.loads(content[8 : 8 + length])["__metadata__"])
+def write_weights(url: str, tensors: Tensors, metadata: dict[str, str] | None = None) -> None:
+    """Write a safetensors file, one tensor after the other; the largest one is copied at most."""
+    header: dict[str, Any] = {"__metadata__": metadata} if metadata else {}
+    names = sorted(tensors, key=lambda name: (-tensors[name].element_size(), name))  # stays aligned
+    end = 0
+    for name in names:
+        value = tensors[name]
+        begin, end = end, end + value.nbytes
+        kind = {"dtype": DTYPES[value.dtype], "shape": list(value.shape)}
+        header[name] = {**kind, "data_offsets": [begin, end]}
+    packed = json.dumps(header, separators=(",", ":")).encode()
+    packed += b" " * (-len(packed) % 8)
+    with storage.writing(url) as stream:
+        stream.write(len(packed).to_bytes(8, "little") + packed)
+        for name in names:
+            flat = tensors[name].detach().contiguous().cpu().flatten()
+            stream.write(flat.view(torch.uint8).numpy().data)
+
+
+def read_weights(url: str) -> Tensors:
+    """The tensors of a safetensors file; FileNotFoundError if there is none."""
+    with _as_file(url) as path:
+        return load_file(path)
+
+
+@contextmanager
+def _as_file(url: str) -> Iterator[Path]:
+    """The file itself if it is local, else a copy, whose memory map outlives its name."""
+    fs, path = storage.filesystem(url)
+    if storage.is_local(url):
+        yield Path(path)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder) / "file"
+        fs.get_file(path, str(copy))
+        yield copy

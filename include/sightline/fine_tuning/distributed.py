@@ -4,6 +4,7 @@ on each executor of a cluster; over NCCL where there are GPUs, over Gloo elsewhe
 
 import logging
 import os
+import socket
 from typing import TYPE_CHECKING
 
 import torch
@@ -37,7 +38,7 @@ def train(session: "SparkSession", job: Job) -> list[Epoch]:
 def run_process(job: Job) -> None:
     """What each process runs; torchrun says in the environment which one it is."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    place = Place(int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]))
+    rank, processes = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     is_cuda = torch.cuda.is_available()
     device = f"cuda:{os.environ['LOCAL_RANK']}" if is_cuda else "cpu"
     if not is_cuda:
@@ -45,9 +46,16 @@ def run_process(job: Job) -> None:
         torch.set_num_threads(job.threads or max(1, len(os.sched_getaffinity(0)) // here))
     torch.distributed.init_process_group("nccl" if is_cuda else "gloo")
     try:
-        loop.run(job, place, device)
+        loop.run(job, Place(rank, processes, _processes_here(processes)), device)
     finally:
         torch.distributed.destroy_process_group()
+
+
+def _processes_here(processes: int) -> int:
+    """How many of the training's processes run on this machine: torchrun knows only those that it started."""
+    hosts: list[str | None] = [None] * processes
+    torch.distributed.all_gather_object(hosts, socket.gethostname())
+    return hosts.count(socket.gethostname())
 
 
 def _has_gpus(session: "SparkSession") -> bool:

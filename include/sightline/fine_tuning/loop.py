@@ -6,16 +6,18 @@ killed goes on after its last whole epoch as if nothing had happened.
 
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 
+import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional
 from torch.nn.parallel import DistributedDataParallel
 
-from sightline import backbones, storage
+from sightline import backbones
 from sightline.backbones.preprocessing import Preprocessing
 from sightline.config import BackboneSpec
 from sightline.errors import TrainingError
@@ -25,10 +27,13 @@ from sightline.fine_tuning.augmentation import make_augmentation, make_mixing
 from sightline.fine_tuning.checkpoints import (
     Epoch,
     Progressed,
-    Tensors,
     read_checkpoint,
+    read_weights,
     write_checkpoint,
 )
+from sightline.fine_tuning.memory_fit import Work, agree, budget_bytes, fit
+from sightline.fine_tuning.memory_meter import release, trim
+from sightline.fine_tuning.micro_batches import Accumulation, MicroBatch
 from sightline.fine_tuning.network import (
     TunedNetwork,
     empty_network,
@@ -36,7 +41,7 @@ from sightline.fine_tuning.network import (
     let_learn,
     set_modes,
 )
-from sightline.fine_tuning.reading import Batch, Order, Place
+from sightline.fine_tuning.reading import Batch, Order, Pictures, Place
 from sightline.fine_tuning.training_set import TrainingSet
 from sightline.progress import Progress
 
@@ -57,6 +62,8 @@ class Job:
     checkpoint_url: str
     loader_processes: int = 1  # that prepare pictures beside each training process
     threads: int | None = None  # of torch in each process; default: its share of the cores
+    memory_bytes: int | None = None  # of each process; default: its share of the machine or GPU
+    micro_batch: MicroBatch | None = None  # default: measured
 
 
 @dataclass
@@ -83,9 +90,12 @@ class _Means:
 def run(job: Job, place: Place = ALONE, device: str = "cpu") -> list[Epoch]:
     """Train to the last epoch, from the last checkpoint on; the weights to keep lie in the checkpoint.
 
-    TrainingError where the loss is no number any more.
+    TrainingError where the loss is no number any more; ResourceError if the memory is too small.
     """
-    return _Training(job, place, torch.device(device)).run()
+    try:
+        return _Training(job, place, torch.device(device)).run()
+    finally:
+        release()
 
 
 class _Training:
@@ -95,14 +105,17 @@ class _Training:
         self.job, self.place, self.device = job, place, device
         self.spec, self.images = job.spec, job.training_set
         self.preprocessing: Preprocessing = backbones.preprocessing_of(job.backbone)
+        self.like = self.preprocessing.prepare(np.zeros((64, 64, 3), dtype=np.uint8))
         self.network: TunedNetwork = empty_network(
             job.backbone, job.spec.head, len(self.images.labels)
         )
-        start = read_weights(job.start_url)
-        self.network.load_state_dict(start)
+        self.network.load_state_dict(read_weights(job.start_url))
         find_folded(self.network)
-        self.come = read_checkpoint(job.checkpoint_url) or Progressed(start)
-        self.network.load_state_dict(self.come.network)
+        self.come = read_checkpoint(job.checkpoint_url) or Progressed()
+        if self.come.network:
+            self.network.load_state_dict(self.come.network)
+            self.come.network = {}  # a mapped file, which the next checkpoint replaces
+            self.come.best = {name: value.clone() for name, value in self.come.best.items()}
         self.network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.loss = recipes.LOSSES[self.spec.loss](self.spec)
         self.weights = _class_weights(self.spec, self.images).to(device)
@@ -132,18 +145,20 @@ class _Training:
         optimizer = recipes.OPTIMIZERS[self.spec.optimizer](learning, self.spec)
         if len(self.come.history) >= epochs.start and self.come.optimizer:
             optimizer.load_state_dict(self.come.optimizer)
+        size = self._fit(optimizer)
         model = _spread(self.network, self.place, self.device)
+        accumulation = Accumulation(self.network, model, size)
         for number in epochs:
             if number <= len(self.come.history) or self._is_over():
                 continue
             torch.manual_seed(hash((self.spec.seed, number, self.place.rank)) % 2**32)
             rate = phase.learning_rate * self._plateau_factor(epochs)
-            epoch = self._run_epoch(model, optimizer, number, epochs, rate, progress)
+            epoch = self._run_epoch(accumulation, optimizer, number, epochs, rate, progress)
             self._keep(epoch, optimizer if number < epochs.stop - 1 else None)
 
     def _run_epoch(
         self,
-        model: nn.Module,
+        accumulation: Accumulation,
         optimizer: torch.optim.Optimizer,
         number: int,
         epochs: range,
@@ -157,7 +172,7 @@ class _Training:
             come = ((number - epochs.start) * self.steps + step) / (len(epochs) * self.steps)
             for group in optimizer.param_groups:
                 group["lr"] = rate * schedule(come)
-            self._step(model, optimizer, batch, seen)
+            self._step(accumulation, optimizer, batch, seen)
             if self.place.rank == 0:
                 progress.note = f"epoch {number} of {self._epochs}, step {step + 1} of {self.steps}"
                 progress.add(self.spec.batch_size)
@@ -168,39 +183,67 @@ class _Training:
                 f"The loss of epoch {number} is not a number; lower fine_tune.learning_rate "
                 f"(now {rate:g}) or set fine_tune.clip_norm."
             )
-        held_loss, held_right = self._validate()
+        trim()  # else freed activations stay with this process, and with the workers forked from it
+        held_loss, held_right = self._validate(accumulation.size.validated)
         speed = self.steps * self.spec.batch_size / seconds
         last_rate = float(optimizer.param_groups[0]["lr"])
         return Epoch(number, loss, right, held_loss, held_right, last_rate, speed, seconds)
 
     def _step(
-        self, model: nn.Module, optimizer: torch.optim.Optimizer, batch: Batch, seen: _Means
+        self,
+        accumulation: Accumulation,
+        optimizer: torch.optim.Optimizer,
+        batch: Batch,
+        seen: _Means,
     ) -> None:
-        pictures, labels = self._on_device(batch)
+        pictures, labels = (one.to(self.device, non_blocking=True) for one in batch)
         shares = functional.one_hot(labels, len(self.images.labels)).float()
-        if self.mixing is not None:
-            pictures, shares = self.mixing(pictures, labels)
-        with self._autocast():
-            logits = model(pictures)
-        loss = self.loss(logits.float(), shares, self.weights)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        if self.spec.clip_norm is not None:
-            nn.utils.clip_grad_norm_(model.parameters(), self.spec.clip_norm)
-        optimizer.step()
-        right = (logits.argmax(dim=1) == shares.argmax(dim=1)).sum()
-        seen.add(loss.detach(), right, len(labels))
+        is_mixed = self.mixing is not None
+        if self.mixing is not None:  # before the batch is split, so that any two pictures may meet
+            pictures, shares = self.mixing(self._ready(pictures), labels)
 
-    def _validate(self) -> tuple[float, float]:
+        def losses(piece: slice) -> tuple[torch.Tensor, torch.Tensor]:
+            ready = pictures[piece] if is_mixed else self._ready(pictures[piece])
+            with self._autocast():
+                logits = accumulation.model(ready)
+            right = (logits.argmax(dim=1) == shares[piece].argmax(dim=1)).sum()
+            return self.loss(logits.float(), shares[piece], self.weights), right
+
+        for one in accumulation.gradients(len(labels), losses):
+            seen.add(one.loss, one.right, one.images)
+        if self.spec.clip_norm is not None:
+            nn.utils.clip_grad_norm_(accumulation.model.parameters(), self.spec.clip_norm)
+        optimizer.step()
+
+    def _fit(self, optimizer: torch.optim.Optimizer) -> MicroBatch:
+        """How many pictures to work on at a time in the phase that begins; the same in all processes."""
+        if self.job.micro_batch is not None:
+            return self.job.micro_batch
+        like, classes = self.like, len(self.images.labels)
+
+        def run(count: int) -> None:
+            values = torch.arange(count * like.numel(), device=self.device).remainder_(251)
+            pictures = self._ready(values.to(like.dtype).view(count, *like.shape))
+            shares = torch.full((count, classes), 1 / classes, device=self.device)
+            with self._autocast():
+                logits = self.network(pictures)
+            self.loss(logits.float(), shares, self.weights).backward()  # type: ignore[no-untyped-call]
+
+        ours = self.spec.batch_size // self.place.processes
+        work = Work(self.network, optimizer, run, ours, 4 * like.numel(), self.device)
+        budget = budget_bytes(self.job.memory_bytes, self.device, self.place.processes_here)
+        return agree(fit(work, budget), self.place, self.device)
+
+    def _validate(self, at_once: int) -> tuple[float, float]:
         """Mean loss and accuracy on the validation images."""
         set_modes(self.network, training=False)
         seen = _Means.empty(self.device)
         dataset = reading.ValidationImages(self.images, self.place, self.preprocessing.prepare)
         with torch.inference_mode():
-            for batch in reading.batches(dataset, 32, self.job.loader_processes):
-                pictures, labels = self._on_device(batch)
+            for batch in self._prepared(dataset, at_once):
+                pictures, labels = (one.to(self.device, non_blocking=True) for one in batch)
                 with self._autocast():
-                    logits = self.network(pictures).float()
+                    logits = self.network(self._ready(pictures)).float()
                 right = (logits.argmax(dim=1) == labels).sum()
                 seen.add(functional.cross_entropy(logits, labels), right, len(labels))
         return seen.over_all(self.place)
@@ -213,14 +256,16 @@ class _Training:
             self.place,
             Order(self.spec.seed, number),
             self.steps * ours,
-            lambda seed: make_augmentation(spec, preprocessing, seed),
+            partial(make_augmentation, spec, preprocessing),
         )
-        yield from reading.batches(dataset, ours, self.job.loader_processes)
+        yield from self._prepared(dataset, ours)
 
-    def _on_device(self, batch: Batch) -> Batch:
-        pictures = self.preprocessing.normalise(batch[0].to(self.device, non_blocking=True))
-        ready = pictures.contiguous(memory_format=torch.channels_last)
-        return ready, batch[1].to(self.device, non_blocking=True)
+    def _prepared(self, dataset: Pictures, batch_size: int) -> Iterable[Batch]:
+        workers, like = self.job.loader_processes, self.like
+        return reading.batches(dataset, batch_size, workers, like.nbytes)
+
+    def _ready(self, pictures: torch.Tensor) -> torch.Tensor:
+        return self.preprocessing.normalise(pictures).contiguous(memory_format=torch.channels_last)
 
     @contextmanager
     def _autocast(self) -> Iterator[None]:
@@ -260,13 +305,6 @@ class _Training:
                 epoch.number, self._epochs, epoch.loss, epoch.accuracy, epoch.validation_loss,
                 epoch.validation_accuracy, epoch.images_per_second,
             )  # fmt: skip
-
-
-def read_weights(url: str) -> Tensors:
-    """The weights of a file that holds nothing else."""
-    from safetensors.torch import load
-
-    return load(storage.read_bytes(url))
 
 
 def _class_weights(spec: FineTuneSpec, images: TrainingSet) -> torch.Tensor:

@@ -5,6 +5,7 @@ bounded by the pool whatever the size of the dataset. The order follows from see
 """
 
 import itertools
+import multiprocessing
 import os
 import random
 import threading
@@ -14,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import psutil
 import torch
 from torch.utils.data import DataLoader, IterableDataset
 
@@ -22,8 +24,13 @@ from sightline.fine_tuning.augmentation import Prepare
 from sightline.fine_tuning.training_set import RowGroup, TrainingSet, read_list
 
 POOL_BYTES = 256 * 2**20  # of encoded images that are mixed, in each process
+WAITING_BYTES = (
+    128 * 2**20
+)  # of prepared batches that wait for the training, if that is more than one
+FORKED_BYTES = 768 * 2**20  # of its own, which a process may hold to be forked
 GROUPS_A_PROCESS = 8  # row groups; with fewer, processes share out rows and each reads all groups
 Encoded = tuple[bytes, int, int]  # content, rotation in degrees, label
+Pictures = IterableDataset[tuple[torch.Tensor, int]]
 Batch = tuple[torch.Tensor, torch.Tensor]  # pictures (n, 3, h, w), labels (n,)
 
 
@@ -33,6 +40,7 @@ class Place:
 
     rank: int = 0
     processes: int = 1
+    processes_here: int = 1  # that share this machine's memory
 
 
 @dataclass(frozen=True)
@@ -43,7 +51,7 @@ class Order:
     epoch: int
 
 
-class TrainImages(IterableDataset[tuple[torch.Tensor, int]]):
+class TrainImages(Pictures):
     """`count` train images of one epoch for one process, augmented; begins anew where they run out."""
 
     def __init__(
@@ -70,7 +78,7 @@ class TrainImages(IterableDataset[tuple[torch.Tensor, int]]):
             yield from train_order(self.training_set.row_groups, self.place, mixed)
 
 
-class ValidationImages(IterableDataset[tuple[torch.Tensor, int]]):
+class ValidationImages(Pictures):
     """The validation images of one process, each once among all processes."""
 
     def __init__(self, training_set: TrainingSet, place: Place, prepare: Prepare) -> None:
@@ -84,32 +92,50 @@ class ValidationImages(IterableDataset[tuple[torch.Tensor, int]]):
 
 
 def batches(
-    dataset: IterableDataset[tuple[torch.Tensor, int]], batch_size: int, workers: int
+    dataset: Pictures,
+    batch_size: int,
+    workers: int,
+    picture_bytes: int = 1,
 ) -> Iterable[Batch]:
     """Batches of a dataset, prepared by processes beside this one, whose random state stays its own."""
+    ahead = WAITING_BYTES // (batch_size * picture_bytes)
     loader: DataLoader[Any] = DataLoader(
         dataset,
         batch_size=batch_size,
         num_workers=workers,
         collate_fn=_collate,
-        multiprocessing_context="fork" if workers else None,
-        worker_init_fn=_end_with(os.getpid()),
+        prefetch_factor=min(max(ahead, 1), 2) if workers else None,
+        multiprocessing_context=_start_method() if workers else None,
+        worker_init_fn=_end_with_parent,
     )
     for pictures, labels in loader:
         yield torch.from_numpy(pictures), torch.from_numpy(labels)
 
 
-def _end_with(parent: int) -> Callable[[int], None]:
+def _start_method() -> str:
+    """A worker that is forked from a process with gigabytes would keep them when the process frees them, so
+    that of a large process is forked from a small server beside it, whose imports take some seconds once.
+    """
+    held = psutil.Process().memory_info()
+    if held.rss - getattr(held, "shared", 0) < FORKED_BYTES:
+        return "fork"
+    multiprocessing.set_forkserver_preload([__name__, "sightline.fine_tuning.augmentation"])
+    return "forkserver"
+
+
+def _end_with_parent(_: int) -> None:
     """Let a worker end when its parent is gone: killed in the middle of a batch, it would wait for ever to
     hand it over.
     """
+    parent, server = multiprocessing.parent_process(), os.getppid()
+    assert parent is not None  # this runs in workers alone
 
     def watch() -> None:
-        while os.getppid() == parent:
+        while parent.is_alive() and os.getppid() == server:
             time.sleep(0.5)
         os._exit(1)
 
-    return lambda _: threading.Thread(target=watch, daemon=True).start()
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def prepared(encoded: Iterable[Encoded], prepare: Prepare) -> Iterator[tuple[torch.Tensor, int]]:

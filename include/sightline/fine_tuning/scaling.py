@@ -133,7 +133,9 @@ def _measure(
     place = storage.join(folder, f"{setting.processes}x{setting.batch_size}")
     storage.remove_tree(place)  # a half-measured setting is measured whole
     job = replace(
-        prepare_job(setting, spec.backbone, images, place), threads=_threads(session, asked)
+        prepare_job(setting, spec.backbone, images, place),
+        threads=_threads(session, asked),
+        memory_bytes=spec.limits.memory,
     )
     history = distributed.train(session, job)
     seconds = sum(epoch.seconds for epoch in history)
