@@ -72,6 +72,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     places = tmp_path_factory.mktemp("founding")
     (places / "datasets").mkdir()
     founding.write_weights(places / "torch")
+    founding.prepare(places)
     with ExitStack() as stack:
         flickr = stack.enter_context(FlickrServer(land_transport_photos(), FLICKR_KEY))
         write_dataset(places, "land_transport", api=flickr.api)
