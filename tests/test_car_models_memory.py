@@ -30,14 +30,14 @@ TRAINING = """
 import logging, sys
 from sightline import fine_tuning, ledger, models
 from sightline.catalog import open_catalog
-from sightline.config import read_dataset
+from sightline.config import load_dataset
 from sightline.spark import start_session
 from tests.conftest import make_task
 logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
 catalog = open_catalog("car_models")
 plan = models.read_plan(catalog, sys.argv[1])
 session = start_session("car_models")
-fine_tuning.fine_tune(session, read_dataset("car_models"), catalog, *make_task("fine_tune"), plan)
+fine_tuning.fine_tune(session, load_dataset("car_models"), catalog, *make_task("fine_tune"), plan)
 session.stop()
 """
 

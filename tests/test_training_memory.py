@@ -196,7 +196,6 @@ def gradients_of(network: TunedNetwork, pictures: torch.Tensor) -> dict[str, tor
         ("densenet121", 58),
         ("timm/efficientnet_b0", 16),
         ("timm/convnext_atto", 12),
-        ("timm/swin_tiny_patch4_window7_224", 12),
         ("timm/vit_tiny_patch16_224", 12),
     ],
 )

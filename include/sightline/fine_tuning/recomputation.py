@@ -26,7 +26,7 @@ def find_blocks(network: nn.Module) -> list[nn.Module]:
 
 
 def _blocks_of(module: nn.Module, is_item: bool) -> list[nn.Module]:
-    if not list(module.children()) or not list(module.parameters()):
+    if not _has_layers(module):
         return []
     if is_item and not isinstance(module, CONTAINERS) and not _is_stage(module):
         return [module]
@@ -41,7 +41,12 @@ def _is_stage(module: nn.Module) -> bool:
 
 def _blocks_by_kind(container: nn.Module) -> Counter[type]:
     items = (one for one in container.children() if not isinstance(one, CONTAINERS))
-    return Counter(type(one) for one in items if list(one.children()) and list(one.parameters()))
+    return Counter(type(one) for one in items if _has_layers(one))
+
+
+def _has_layers(module: nn.Module) -> bool:
+    """Whether a module is made of others and has weights."""
+    return any(True for _ in module.children()) and any(True for _ in module.parameters())
 
 
 @contextmanager
