@@ -98,7 +98,7 @@ def _spark_reason(lines: list[LogLine], text: str) -> str:
     """What ended a Spark job: the kill, or the exception in the job's own output."""
     code = re.search(r"Error code is: (-?\d+)", text)
     if code and int(code[1]) in (-9, 137):  # whatever it has warned of before
-        return "The Spark job was killed, perhaps because the machine ran out of memory."
+        return "The Spark job was killed by signal 9."  # for memory, the operator would say so
     for line in reversed(lines):
         found = EXCEPTION.match(line.text.strip())
         if found and found[2] and found[1] not in WRAPPERS:
