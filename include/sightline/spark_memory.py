@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 
 SAMPLE_SECONDS = 0.2
 TREE_SECONDS = 1.0  # between two looks for new processes, which cost more
-GROWTH = 1.01  # of the resident memory, from which on the costlier proportional size is read again
+GROWTH = 1.03  # of the resident memory, from which on the costlier proportional size is read again
 KILLED = "was killed for memory"
 
 # How the loss of one of a job's processes shows in what spark-submit has printed.

@@ -1,7 +1,7 @@
 """What a training process holds at least, calculated from the network's shapes without computing anything.
 
 The network is built on torch's meta device, where tensors have a shape and no content, and one forward pass
-there shows which activations the backward pass needs. Real trainings hold up to a fifth more, never less:
+there shows which activations the backward pass needs. Real trainings hold up to 40 % more, never less:
 buffers of the convolutions and fragmented memory are left out.
 """
 
@@ -27,9 +27,7 @@ LOADER_BYTES = (
 )  # what a data-loader process does not share with the process that forked it
 BATCHES_AHEAD = 3  # that a data-loader process has prepared, or is preparing
 PICTURES = 2  # the smallest micro-batch: batch norms need two
-BLOCK_COPIES = (
-    3  # of a recomputed block's activations: themselves, their gradients and working buffers
-)
+BLOCK_COPIES = 2  # of a recomputed block's activations: themselves and their gradients
 CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 
 # Tensors of a parameter's size that an optimiser keeps for it, and that a step makes for one at a time.
