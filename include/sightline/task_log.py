@@ -61,10 +61,10 @@ class TaskLog:
 def find_reason(lines: Iterable[LogLine]) -> str:
     """Why the task failed, in one sentence."""
     lines = list(lines)
-    refusals = [line.text for line in lines if line.text.startswith(REFUSED)]
-    if refusals:
-        return refusals[-1].removeprefix(REFUSED).strip()
     failures = [line.error for line in lines if line.error]
+    refusals = [line.text for line in lines if line.text.startswith(REFUSED)]
+    if refusals and (not failures or failures[-1][0] != "AirflowFailException"):
+        return refusals[-1].removeprefix(REFUSED).strip()
     if not failures:
         loud = [line.text for line in lines if line.level in ("error", "critical")]
         return loud[-1].split(" For more information")[0] if loud else "its log gives no reason"

@@ -121,6 +121,11 @@ def _estimates(
     ]
 
 
+def has_gpu() -> bool:
+    """Whether trainings of this machine hold weights and activations on a GPU."""
+    return torch.cuda.is_available()
+
+
 def build_on_meta(backbone: BackboneSpec, fine_tune: FineTuneSpec, classes: int) -> TunedNetwork:
     """The network without content; with content if its constructor computes with its weights."""
     try:

@@ -5,7 +5,7 @@ memory, but not everybody who passes is safe.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from sightline import memory, spark_cluster
@@ -136,10 +136,12 @@ def _check_features(spec: DatasetSpec, size: Size, place: Place) -> str:
 
 
 def _check_training(spec: DatasetSpec, classes: int, place: Place) -> str:
-    from sightline.fine_tuning.estimate import estimate_training
+    from sightline.fine_tuning.estimate import estimate_training, has_gpu
 
     assert spec.fine_tune is not None
     needs = estimate_training(spec, classes)
+    if place.name == "here" and has_gpu():
+        place = replace(place, total=None)  # the trainer measures the GPU's memory itself
     here = math.ceil(spec.fine_tune.processes / place.machines)  # of the training's processes
     if place.total is not None:
         _refuse_training(spec, needs, place, here)
