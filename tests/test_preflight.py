@@ -192,6 +192,17 @@ def test_processes_share_the_machine(tmp_path: Path, photos: Path) -> None:
     assert "fewer fine_tune.processes, or use a machine with more memory." in sentence
 
 
+def test_more_workers_than_the_memory_holds(
+    tmp_path: Path, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SIGHTLINE_SPARK_MASTER", "local[99999]")
+    sentence = refusal(ResourceError, dataset(tmp_path, photos))
+    assert "of memory to featurize on 99999 cores at once, but this machine has " in sentence
+    assert "set SIGHTLINE_SPARK_MASTER to local[1], " in sentence
+    monkeypatch.setenv("SIGHTLINE_SPARK_MASTER", "local[1]")
+    assert check(dataset(tmp_path, photos))
+
+
 def test_a_cluster_whose_memory_is_unknown_refuses_no_training(
     tmp_path: Path, photos: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

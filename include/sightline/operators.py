@@ -182,9 +182,8 @@ class SparkStageOperator(SparkStage, SparkSubmitOperator):
             if self.is_done(context):
                 return
             compute = load_dataset(self.dataset).compute
-            own = (
-                compute.conf if compute.where == "spark" else {}
-            )  # a scaling study never runs on EMR
+            # On EMR they are EMR's: a scaling study runs here all the same.
+            own = compute.conf if compute.where == "spark" else {}
             self.conf = {**spark.submit_conf(self.quick), **(self.conf or {}), **own}
             with spark_memory.watching(self._submitted_pid) as held:
                 super().execute(context)

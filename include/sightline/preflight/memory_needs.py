@@ -5,6 +5,7 @@ memory, but not everybody who passes is safe.
 """
 
 import math
+import re
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -51,9 +52,12 @@ def place_of(spec: DatasetSpec) -> Place:
             compute.executors,
             f"or raise compute.executor_memory_gigabytes (now {compute.executor_memory_gigabytes})",
         )
-    if not spark_cluster.is_local(load_settings().spark_master):
+    master = load_settings().spark_master
+    if not spark_cluster.is_local(master):
         return Place("on each machine of the cluster", None, memory.cores())
-    return Place("here", memory.total_bytes(), memory.cores())
+    told = re.match(r"local(?:\[(\d+))?", master)
+    cores = int(told[1] or 1) if told and "*" not in master else memory.cores()
+    return Place("here", memory.total_bytes(), cores)
 
 
 @dataclass(frozen=True)
