@@ -106,14 +106,16 @@ class EmrStage(SparkStage):
             "SIGHTLINE_PARTITION": task.partition,
             "AWS_REGION": self.hook.conn_region_name,  # type: ignore[attr-defined]
         }
+        spec = load_dataset(self.dataset)
         return emr.Job(
             # A retry has the same name, by which it finds what an earlier try has left running.
             name=storage.safe_name(f"sightline.{task.dag_id}.{task.run_id}.{self.stage}")[:256],
-            compute=load_dataset(self.dataset).compute,
+            compute=spec.compute,
             code=shipping.ship(self.stage),
             arguments=[self.dataset, *self.more_args],
             environment={name: value for name, value in environment.items() if value},
             conf=self.conf,
+            barrier_processes=emr.barrier_processes(spec, self.stage),
         )
 
 
