@@ -32,7 +32,7 @@ class Group:
 
 
 GROUPS = {
-    "founding-datasets": Group(15, ("tests/test_founding_datasets.py",)),
+    "backbones": Group(12, ("tests/test_backbone_suite.py", "tests/test_car_models_memory.py")),
     "whole-runs": Group(
         13,
         (
@@ -47,7 +47,6 @@ GROUPS = {
             "tests/test_emr_archive.py",
             "tests/test_featurization.py",
             "tests/test_flowers.py",
-            "tests/test_founding_trainings.py",
             "tests/test_ingestion.py",
             "tests/test_planted_labels.py",
             "tests/test_real_trainings.py",

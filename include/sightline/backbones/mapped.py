@@ -9,7 +9,7 @@ import json
 import logging
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from sightline.backbones import weights
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 log = logging.getLogger(__name__)
+Network = TypeVar("Network", bound="nn.Module")
 
 ALIGNMENT = 64
 PADDING = "padding."  # begins the names of what only fills the gaps; safetensors allows none
@@ -49,7 +50,7 @@ def read_mapped(path: Path) -> "dict[str, torch.Tensor]":
     }
 
 
-def build_mapped(build: "Callable[[], nn.Module]", state: "dict[str, torch.Tensor]") -> "nn.Module":
+def build_mapped(build: Callable[[], Network], state: "dict[str, torch.Tensor]") -> Network:
     """Build a network whose weights are these tensors themselves.
 
     The network is built on torch's meta device, where it takes neither memory nor time. Networks whose
