@@ -60,7 +60,7 @@ def test_an_unknown_group_is_refused_with_the_known_ones(
         [sys.executable, PROGRAM, verb], capture_output=True, text=True, check=False
     )
     assert done.returncode == 1
-    assert "There is no group 'sock'. Choose one of founding-datasets," in done.stderr
+    assert f"There is no group 'sock'. Choose one of {next(iter(rotation.GROUPS))}," in done.stderr
 
 
 def test_the_environment_overrides_the_commit(monkeypatch: pytest.MonkeyPatch) -> None:
