@@ -21,6 +21,9 @@ source: {{type: digits}}
 fine_tune: {{processes: {processes}, batch_size: 24}}
 compute: {{where: emr_serverless, executors: 2, executor_cores: 2, executor_memory_gigabytes: 2{more}}}
 """
+# How long a barrier stage waits for slots, instead of 40 times 15 seconds.
+CHECKS = "spark.scheduler.barrier.maxConcurrentTasksCheck"
+SOON = {f"{CHECKS}.interval": "2s", f"{CHECKS}.maxFailures": "20"}
 # Each list of settings gets a Spark cluster of its own size, and a job whose tasks must all start together.
 PROGRAM = """
 import json, sys
@@ -61,7 +64,7 @@ def on_this_machine(settings: dict[str, str]) -> dict[str, str]:
     here = {name: value.replace(emr.PYTHON, sys.executable) for name, value in settings.items()}
     del here["spark.archives"]
     here["spark.ui.enabled"] = "false"
-    return here
+    return {**SOON, **here}
 
 
 def run_barrier_jobs(processes: int, *settings: dict[str, str]) -> list[str]:
@@ -80,7 +83,7 @@ def run_barrier_jobs(processes: int, *settings: dict[str, str]) -> list[str]:
 def test_spark_runs_a_barrier_stage_with_the_settings_of_fine_tuning(own_places: Path) -> None:
     spec = tune_spec(own_places, processes=4)
     elastic, fixed = settings_of(spec, "featurize"), settings_of(spec, "fine_tune")
-    one_executor = {**fixed, "spark.executor.instances": "1"}
+    one_executor = {**fixed, "spark.executor.instances": "1", f"{CHECKS}.maxFailures": "4"}
     refused, met, too_few = run_barrier_jobs(4, elastic, fixed, one_executor)
     assert "[SPARK-24942]" in refused
     assert json.loads(met.removeprefix("met ")) == [[0, 4], [1, 4], [2, 4], [3, 4]]

@@ -113,13 +113,14 @@ def test_what_is_kept_predicts_as_sparks_own_pipeline(
         assert np.abs(ours - theirs).max() < 1e-6
 
 
+@pytest.mark.slow  # test_label_overrides trains and evaluates a head, too
 def test_a_trained_head_is_one_file_that_evaluation_reads(
     spark: "SparkSession", own_places: Path
 ) -> None:
     text = """
 source: {type: folder, path: photos}
 reduce: {components: 3}
-train: {head: random_forest, trees: 5, depths: [2, 1], folds: 2}
+train: {head: random_forest, trees: 5, depths: [3, 1], folds: 2}
 """
     spec = write_dataset(own_places, "photos", text)
     catalog = catalog_of(spec)
@@ -131,7 +132,7 @@ train: {head: random_forest, trees: 5, depths: [2, 1], folds: 2}
     model = models.read_model(catalog, plan.version)
     assert model is not None
     tried = model["head"]["grid"]
-    assert [(one["trees"], one["depth"]) for one in tried] == [(5, 2), (5, 1)]
+    assert [(one["trees"], one["depth"]) for one in tried] == [(5, 3), (5, 1)]
     best = min(tried, key=lambda one: one["log_loss"])
     assert best == {**best, **model["head"]["parameters"]}
     assert record.counts == {"rows": 60, **best}
