@@ -219,9 +219,9 @@ def test_chance_alone_seldom_passes_for_drift(new: int, reference: int, bins: in
     shares = rng.dirichlet(np.ones(bins))
     numbers = [
         stability(rng.multinomial(new, shares), rng.multinomial(reference, shares))
-        for _ in range(100)
+        for _ in range(200)
     ]
-    assert sum(number.value > number.chance for number in numbers) <= 2
+    assert sum(number.value > number.chance for number in numbers) <= 3
     assert np.isfinite([number.value for number in numbers]).all()
 
 

@@ -122,6 +122,9 @@ def test_a_forest_goes_to_onnx_and_an_erased_image_is_no_longer_in_its_facts(
     catalog: Catalog, spec: DatasetSpec
 ) -> None:
     head_champion(catalog, spec, "random_forest")
+    made = exporting.export(catalog, "onnx")
+    facts = json.loads(storage.read_bytes(made.facts_url))
+    assert facts["licences_of_train_images"] == {"not given": 1}
     erase_one(catalog)
     made = exporting.export(catalog, "onnx")
     assert made.compared.same_class == made.compared.images == len(SIDES) - 1
