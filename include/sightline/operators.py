@@ -209,7 +209,7 @@ class SparkStageOperator(SparkStage, SparkSubmitOperator):
                 self._printed.append(line.strip())
                 yield line
 
-        hook._process_spark_submit_log = lambda lines: process(keep(lines))  # type: ignore[method-assign,assignment]
+        hook._process_spark_submit_log = lambda itr: process(keep(itr))  # type: ignore[method-assign]
         return hook
 
     def _submitted_pid(self) -> int | None:

@@ -109,7 +109,8 @@ def cut_head(spec: BackboneSpec, network: "nn.Module") -> tuple["nn.Module", int
         if hasattr(network, name):
             setattr(network, name, None)
     if hasattr(network, "aux_logits"):
-        network.aux_logits = False  # type: ignore[assignment]  # else their outputs come along in training mode
+        # Else their outputs come along in training mode.
+        network.aux_logits = False  # type: ignore[assignment]
     name, head = [
         (name, layer) for name, layer in network.named_modules() if isinstance(layer, nn.Linear)
     ][-1]
