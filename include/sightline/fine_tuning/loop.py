@@ -186,6 +186,7 @@ class _Training:
                 f"The loss of epoch {number} is not a number; lower fine_tune.learning_rate "
                 f"(now {rate:g}) or set fine_tune.clip_norm."
             )
+        optimizer.zero_grad(set_to_none=True)
         trim()  # else freed activations stay with this process, and with the workers forked from it
         held_loss, held_right = self._validate(accumulation.size.validated)
         speed = self.steps * self.spec.batch_size / seconds
@@ -225,7 +226,8 @@ class _Training:
         like, classes = self.like, len(self.images.labels)
 
         def run(count: int) -> None:
-            values = torch.arange(count * like.numel(), device=self.device).remainder_(251)
+            size = count * like.numel()
+            values = torch.arange(size, dtype=torch.int32, device=self.device).remainder_(251)
             pictures = self._ready(values.to(like.dtype).view(count, *like.shape))
             shares = torch.full((count, classes), 1 / classes, device=self.device)
             with self._autocast():
