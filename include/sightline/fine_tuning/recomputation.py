@@ -52,14 +52,16 @@ def _has_layers(module: nn.Module) -> bool:
 @contextmanager
 def recomputing(blocks: list[nn.Module]) -> Iterator[None]:
     """Let blocks forget their activations while the context lasts, which must include the backward pass."""
-    forwards = [block.forward for block in blocks]
+    own = [vars(block).get("forward") for block in blocks]
     for block in blocks:
         block.forward = _forgetful(block)
     try:
         yield
     finally:
-        for block, forward in zip(blocks, forwards, strict=True):
-            block.forward = forward
+        for block, forward in zip(blocks, own, strict=True):
+            del block.forward
+            if forward is not None:
+                block.forward = forward
 
 
 def _forgetful(block: nn.Module) -> Callable[..., Any]:
