@@ -10,6 +10,9 @@ from pathlib import Path
 import psutil
 
 GIB = 2**30
+# A training process takes a fifth of a machine, or this much of a small one, of which it takes half at most.
+TRAINING_SHARE = 5
+LEAST_TRAINING_BYTES = 3 * GIB
 CGROUP_LIMITS = ("memory.max", "memory.limit_in_bytes")  # of version 2 and of version 1
 CGROUP_KILLS = ("memory.events", "memory.oom_control")  # likewise
 
@@ -19,6 +22,12 @@ def total_bytes() -> int:
     soft, _ = resource.getrlimit(resource.RLIMIT_AS)
     limits = [soft] if soft != resource.RLIM_INFINITY else []
     return min([psutil.virtual_memory().total, *limits, *_cgroup_limits()])
+
+
+def training_budget(total: int, processes: int) -> int:
+    """What each of the training processes of a machine may hold if `limits.memory` is not set."""
+    share = max(total // TRAINING_SHARE, min(total // 2, LEAST_TRAINING_BYTES))
+    return share // processes
 
 
 def held_bytes(pids: Iterable[int]) -> int:

@@ -19,6 +19,7 @@ from sightline.config import BackboneSpec, DatasetSpec
 from sightline.fine_tune_config import FineTuneSpec
 from sightline.fine_tuning.network import TunedNetwork, empty_network, let_learn
 from sightline.fine_tuning.reading import POOL_BYTES
+from sightline.fine_tuning.recomputation import find_blocks
 
 MIB = 2**20
 PROGRAM_BYTES = 700 * MIB  # Python with torch and its libraries
@@ -28,7 +29,6 @@ LOADER_BYTES = (
 BATCHES_AHEAD = 3  # that a data-loader process has prepared, or is preparing
 PICTURES = 2  # the smallest micro-batch: batch norms need two
 BLOCK_COPIES = 2  # of a recomputed block's activations: themselves and their gradients
-CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 
 # Tensors of a parameter's size that an optimiser keeps for it, and that a step makes for one at a time.
 STATES = {"sgd": 1, "adam": 2, "adamw": 2, "rmsprop": 2}
@@ -139,7 +139,7 @@ def measure_activations(
     network: TunedNetwork, image_size: int, bytes_a_number: int = 4
 ) -> Activations:
     """What two pictures' forward pass keeps, from a network on the meta device in training mode."""
-    blocks = _find_blocks(network.backbone)
+    blocks = find_blocks(network.backbone)
     kept = _Kept(network, blocks)
     pictures = torch.empty(PICTURES, 3, image_size, image_size, device="meta")
     with kept.counted(), saved_tensors_hooks(kept.note, lambda tensor: tensor):
@@ -206,20 +206,6 @@ class _Kept:
 
     def _exit(self, *_: object) -> None:
         self._block = None
-
-
-def _find_blocks(module: nn.Module) -> list[nn.Module]:
-    """The repeated blocks that activation checkpointing computes again: the items of containers."""
-    is_container = isinstance(module, CONTAINERS)
-    return [block for child in module.children() for block in _blocks_of(child, is_container)]
-
-
-def _blocks_of(module: nn.Module, is_item: bool) -> list[nn.Module]:
-    if not list(module.children()) or not list(module.parameters()):
-        return []
-    if is_item and not isinstance(module, CONTAINERS):
-        return [module]
-    return _find_blocks(module) or [module]
 
 
 def _states(optimizer: str, fine_tune: FineTuneSpec) -> int:

@@ -31,7 +31,7 @@ from sightline.fine_tuning.checkpoints import (
     read_weights,
     write_checkpoint,
 )
-from sightline.fine_tuning.memory_fit import Work, agree, budget_bytes, fit
+from sightline.fine_tuning.memory_fit import TrialRun, agree, budget_bytes, fit
 from sightline.fine_tuning.memory_meter import release, trim
 from sightline.fine_tuning.micro_batches import Accumulation, MicroBatch
 from sightline.fine_tuning.network import (
@@ -237,7 +237,7 @@ class _Training:
             self.loss(logits.float(), shares, self.weights).backward()  # type: ignore[no-untyped-call]
 
         ours = self.spec.batch_size // self.place.processes
-        work = Work(self.network, optimizer, run, ours, 4 * like.numel(), self.device)
+        work = TrialRun(self.network, optimizer, run, ours, 4 * like.numel(), self.device)
         return agree(fit(work, self._budget), self.place, self.device)
 
     def _last_size(self) -> MicroBatch | None:

@@ -31,15 +31,13 @@ from sightline.fine_tuning.recomputation import find_blocks, recomputing
 
 log = logging.getLogger(__name__)
 
-SHARE = 5  # of a machine's memory, a training process takes a fifth unless limits.memory says otherwise,
-LEAST_BYTES = 3 * memory.GIB  # or this much of a small machine, of which it takes half at most
 USED = 0.9  # of the budget: allocations of the same sizes do not always fall into the same places
 # More than any network of torchvision or timm keeps for a byte of a float32 picture (EfficientNet: 650).
 ACTIVATIONS_A_BYTE = 2000
 
 
 @dataclass(frozen=True)
-class Work:
+class TrialRun:
     """What is to be fitted: `run` computes gradients of so many made-up pictures."""
 
     network: TunedNetwork
@@ -57,11 +55,10 @@ def budget_bytes(limit: int | None, device: torch.device, processes_here: int) -
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
         return free + torch.cuda.memory_reserved(device)
-    total = memory.total_bytes()
-    return max(total // SHARE, min(total // 2, LEAST_BYTES)) // processes_here
+    return memory.training_budget(memory.total_bytes(), processes_here)
 
 
-def fit(work: Work, budget: int) -> MicroBatch:
+def fit(work: TrialRun, budget: int) -> MicroBatch:
     """The largest micro-batch within the budget, with activation checkpointing if nothing fits without.
 
     ResourceError if nothing fits at all.
@@ -76,7 +73,7 @@ def fit(work: Work, budget: int) -> MicroBatch:
             probe = _Probe(work, meter, int(budget * USED), recomputes)
             found = probe.largest(at_least)
             if found is not None:
-                probe.tell(found, budget)
+                probe.log_size(found, budget)
                 return found
     raise ResourceError(
         f"Training on {max(split(work.batch_size, 1, at_least))} pictures at a time does not fit into "
@@ -96,7 +93,7 @@ def agree(size: MicroBatch, place: Place, device: torch.device) -> MicroBatch:
     return MicroBatch(pictures, bool(recomputes), validated, bool(is_tight))
 
 
-def _surely_fits(work: Work, budget: int, meter: Meter) -> bool:
+def _surely_fits(work: TrialRun, budget: int, meter: Meter) -> bool:
     """Whether even the hungriest of networks fits, so that nothing need be measured."""
     weights = sum(one.nbytes for one in work.network.parameters())
     pictures = max(work.batch_size, VALIDATED_AT_ONCE) * work.picture_bytes
@@ -106,7 +103,7 @@ def _surely_fits(work: Work, budget: int, meter: Meter) -> bool:
 class _Probe:
     """Measures micro-batches of one kind."""
 
-    def __init__(self, work: Work, meter: Meter, limit: int, recomputes: bool) -> None:
+    def __init__(self, work: TrialRun, meter: Meter, limit: int, recomputes: bool) -> None:
         self.work, self.meter, self.limit, self.recomputes = work, meter, limit, recomputes
         self.held = 0  # before the pictures
         self.each = 0.0  # bytes a picture
@@ -127,8 +124,8 @@ class _Probe:
         validated = max(1, min(VALIDATED_AT_ONCE, room))
         return MicroBatch(size, self.recomputes, validated, not self._is_certain(size, room))
 
-    def tell(self, found: MicroBatch, budget: int) -> None:
-        """Say what was found, if the batch is not worked on as a whole."""
+    def log_size(self, found: MicroBatch, budget: int) -> None:
+        """Log the size, unless it is the whole batch."""
         whole = found.pictures == self.work.batch_size and not found.recomputes
         log.log(
             logging.DEBUG if whole else logging.INFO,

@@ -29,7 +29,7 @@ def check_survey(spec: DatasetSpec, survey: Survey) -> list[str]:
     if survey.images_by_class is not None:
         facts.append(_check_classes(spec, survey.images_by_class))
     dim, weights_bytes, weights = _check_weights(spec)
-    size = memory_needs.Size.of(survey, dim, weights_bytes)
+    size = memory_needs.Workload.of(survey, dim, weights_bytes)
     memory = memory_needs.check(spec, size)  # first: unlike a disk, it is seldom made larger
     return [*facts, weights, _check_disk(spec, survey, dim), *memory]
 

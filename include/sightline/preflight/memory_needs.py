@@ -25,13 +25,11 @@ JVM_BYTES = 256 * 2**20  # of Spark's driver, beside its heap
 TRAINING_JVM_BYTES = 600 * 2**20  # all of it, where it has little to do
 DRIVER_BYTES = 400 * 2**20  # the Python driver of a featurizing
 WORKER_BYTES = 256 * 2**20  # what a Python worker with torch does not share with the others
-TRAINING_SHARE = 5  # a training process takes a fifth of the machine if limits.memory says nothing,
-LEAST_TRAINING_BYTES = 3 * GIB  # or this much of a small machine, of which it takes half at most
 MARGIN = 1.5  # of a limit that is recommended, over the estimate, which is a lower bound
 
 
 @dataclass(frozen=True)
-class Place:
+class Machine:
     """Where Spark's jobs run: how much memory and how many cores one machine or executor has."""
 
     name: str
@@ -41,11 +39,11 @@ class Place:
     larger: str = "or use a machine with more memory"
 
 
-def place_of(spec: DatasetSpec) -> Place:
+def place_of(spec: DatasetSpec) -> Machine:
     """The machine or executor on which the memory must suffice."""
     compute = spec.compute
     if compute.where != "spark":
-        return Place(
+        return Machine(
             "on EMR",
             compute.executor_memory_gigabytes * GIB,
             compute.executor_cores,
@@ -54,15 +52,15 @@ def place_of(spec: DatasetSpec) -> Place:
         )
     master = load_settings().spark_master
     if not spark_cluster.is_local(master):
-        return Place("on each machine of the cluster", None, memory.cores())
-    told = re.match(r"local(?:\[(\d+))?", master)
-    cores = int(told[1] or 1) if told and "*" not in master else memory.cores()
-    return Place("here", memory.total_bytes(), cores)
+        return Machine("on each machine of the cluster", None, memory.cores())
+    named = re.match(r"local(?:\[(\d+))?", master)
+    cores = int(named[1] or 1) if named and "*" not in master else memory.cores()
+    return Machine("here", memory.total_bytes(), cores)
 
 
 @dataclass(frozen=True)
-class Size:
-    """What the needs follow from."""
+class Workload:
+    """What the needs depend on."""
 
     images: int
     classes: int
@@ -70,12 +68,12 @@ class Size:
     weights: int  # bytes of the backbone's; 0 if nothing has loaded it
 
     @classmethod
-    def of(cls, survey: Survey, dim: int, weights: int) -> "Size":
-        """Two classes are assumed if the source does not tell."""
+    def of(cls, survey: Survey, dim: int, weights: int) -> "Workload":
+        """Two classes are assumed if the source does not count them."""
         return cls(survey.total, len(survey.images_by_class or ()) or 2, dim, weights)
 
 
-def check(spec: DatasetSpec, size: Size) -> list[str]:
+def check(spec: DatasetSpec, size: Workload) -> list[str]:
     """A fact for each part that is estimated; ResourceError for the first that cannot fit."""
     place = place_of(spec)
     facts = [_check_features(spec, size, place)]
@@ -100,18 +98,11 @@ def classifying_bytes(spec: DatasetSpec, images: int, dim: int) -> int:
     return SPARK_BYTES + max(matrix, gramians)
 
 
-def training_budget(limit: int | None, total: int, processes: int) -> int:
-    """What one training process may hold: limits.memory, or a share of the machine."""
-    if limit is not None:
-        return limit
-    return max(total // TRAINING_SHARE, min(total // 2, LEAST_TRAINING_BYTES)) // processes
-
-
 def _width(spec: DatasetSpec, dim: int) -> int:
     return (spec.reduce.components if spec.reduce else None) or dim
 
 
-def _check_features(spec: DatasetSpec, size: Size, place: Place) -> str:
+def _check_features(spec: DatasetSpec, size: Workload, place: Machine) -> str:
     """Featurizing, and what is done with the features."""
     images, width = size.images, _width(spec, size.dim)
     unknown = "" if images else "; how many images there are is known after the listing"
@@ -139,7 +130,7 @@ def _check_features(spec: DatasetSpec, size: Size, place: Place) -> str:
     )
 
 
-def _check_training(spec: DatasetSpec, classes: int, place: Place) -> str:
+def _check_training(spec: DatasetSpec, classes: int, place: Machine) -> str:
     from sightline.fine_tuning.estimate import estimate_training, has_gpu
 
     assert spec.fine_tune is not None
@@ -156,20 +147,20 @@ def _check_training(spec: DatasetSpec, classes: int, place: Place) -> str:
         "activations of two pictures": needs.all_activations,
         "data loader": needs.data_loader,
     }
-    told = ", ".join(f"{name} {shown(size)}" for name, size in parts.items())
+    listed = ", ".join(f"{name} {shown(size)}" for name, size in parts.items())
     count = f" in each of {spec.fine_tune.processes} processes" if here > 1 else ""
     budget = ""
     if place.total is not None:
-        allowed = training_budget(spec.limits.memory, place.total, here)
+        allowed = spec.limits.memory or memory.training_budget(place.total, here)
         budget = f", of {shown(allowed)} that it may use"
-    return f"memory: fine_tune holds at least {shown(needs.process)}{count} ({told}){budget}"
+    return f"memory: fine_tune holds at least {shown(needs.process)}{count} ({listed}){budget}"
 
 
-def _refuse_training(spec: DatasetSpec, needs: "TrainingMemory", place: Place, here: int) -> None:
+def _refuse_training(spec: DatasetSpec, needs: "TrainingMemory", place: Machine, here: int) -> None:
     """ResourceError if not even two pictures at a time fit into the budget, or into the machine."""
     assert place.total is not None
     whole = here * (needs.process + needs.data_loader) + TRAINING_JVM_BYTES
-    budget = training_budget(spec.limits.memory, place.total, here)
+    budget = spec.limits.memory or memory.training_budget(place.total, here)
     recipe = (
         f"Dataset {spec.name}: fine-tuning {spec.backbone.name} (trainable: {needs.trainable}, "
         f"{needs.image_size} pixels, {needs.optimizer_name}) needs about"
