@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 log = logging.getLogger(__name__)
-Network = TypeVar("Network", bound="nn.Module")
+Built = TypeVar("Built", bound="nn.Module")
 
 ALIGNMENT = 64
 PADDING = "padding."  # begins the names of what only fills the gaps; safetensors allows none
@@ -69,7 +69,7 @@ def read_mapped(path: Path) -> "dict[str, torch.Tensor]":
     }
 
 
-def build_mapped(build: Callable[[], Network], state: "dict[str, torch.Tensor]") -> Network:
+def build_mapped(build: Callable[[], Built], state: "dict[str, torch.Tensor]") -> Built:
     """Build a network whose weights are these tensors themselves.
 
     The network is built on torch's meta device, where it takes neither memory nor time. Networks whose
