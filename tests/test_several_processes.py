@@ -45,6 +45,7 @@ torch.distributed.destroy_process_group()
 """
 
 
+@pytest.mark.slow
 def test_norms_of_two_processes_end_with_the_statistics_of_the_whole_batch(tmp_path: Path) -> None:
     batch = torch.randn(2000, 3, generator=torch.Generator().manual_seed(0))
     batch[::2] += torch.tensor([0.0, 3.0, -1.0])  # the first process's half is unlike the second's

@@ -99,12 +99,17 @@ PLAIN: dict[str, Any] = {"optimizer": "sgd", "trainable": "all", "learning_rate"
 @pytest.mark.parametrize(
     "changed",
     [
-        {"loss": "cross_entropy", "class_weights": "balanced"},
-        {"loss": "label_smoothing", "class_weights": "balanced", "clip_norm": 1.0},
-        {"loss": "focal", "class_weights": "balanced"},
-        {"mixup": 0.4, "cutmix": 1.0, "clip_norm": 1.0},
+        pytest.param({"loss": "cross_entropy", "class_weights": "balanced"}, id="cross_entropy"),
+        pytest.param(
+            {"loss": "label_smoothing", "class_weights": "balanced", "clip_norm": 1.0},
+            id="label_smoothing",
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            {"loss": "focal", "class_weights": "balanced"}, id="focal", marks=pytest.mark.slow
+        ),
+        pytest.param({"mixup": 0.4, "cutmix": 1.0, "clip_norm": 1.0}, id="mixed"),
     ],
-    ids=["cross_entropy", "label_smoothing", "focal", "mixed"],
 )
 def test_micro_batches_train_as_whole_batches_do(
     make_job: Callable[..., Job], changed: dict[str, Any]
@@ -137,6 +142,7 @@ def test_two_processes_with_micro_batches_train_as_one_without(
     assert_close(alone, come.network)
 
 
+@pytest.mark.slow
 def test_a_measured_training_equals_one_that_surely_fits(make_job: Callable[..., Job]) -> None:
     """With dropout and batch norms, which a measurement would upset if it left traces."""
     changed: dict[str, Any] = {"head": TunedHeadSpec(batch_norm=True, dropout=0.5)}
@@ -147,6 +153,7 @@ def test_a_measured_training_equals_one_that_surely_fits(make_job: Callable[...,
     assert all(value.equal(other[name]) for name, value in one.items())
 
 
+@pytest.mark.slow
 def test_a_budget_sizes_the_micro_batch_and_bounds_what_is_held(
     make_job: Callable[..., Job], caplog: pytest.LogCaptureFixture
 ) -> None:
