@@ -31,7 +31,7 @@ def check_survey(spec: DatasetSpec, survey: Survey) -> list[str]:
     dim, weights_bytes, weights = _check_weights(spec)
     size = memory_needs.Workload.of(survey, dim, weights_bytes)
     memory = memory_needs.check(spec, size)  # first: unlike a disk, it is seldom made larger
-    return [*facts, weights, _check_disk(spec, survey, dim), *memory]
+    return [*facts, weights, _check_disk(spec, survey, size), *memory]
 
 
 def _check_classes(spec: DatasetSpec, counts: dict[str, int]) -> str:
@@ -90,8 +90,8 @@ def _check_compute(spec: DatasetSpec) -> list[str]:
     return [f"compute: {compute.where}, up to {compute.executors} executors of {sizes}"]
 
 
-def _check_disk(spec: DatasetSpec, survey: Survey, dim: int) -> str:
-    """What is held already is not written again, so a nightly run needs room for the new images only."""
+def _check_disk(spec: DatasetSpec, survey: Survey, size: memory_needs.Workload) -> str:
+    """Images that are held already are not written again; the weights lie on the storage for the workers."""
     catalog = open_catalog(spec.name)
     images = survey.total
     known = tables.count_rows(catalog.images) + tables.count_rows(catalog.rejects)
@@ -99,7 +99,7 @@ def _check_disk(spec: DatasetSpec, survey: Survey, dim: int) -> str:
     new_bytes = new * TYPICAL_IMAGE_BYTES
     if survey.size_bytes is not None:
         new_bytes = math.ceil(survey.size_bytes * (new / images if images else 1.0))
-    needed = int(1.2 * new_bytes) + 2 * images * dim * 4 + KEPT_FREE_BYTES
+    needed = int(1.2 * new_bytes) + 2 * images * size.dim * 4 + size.weights + KEPT_FREE_BYTES
     free = storage.free_bytes(catalog.root)
     if free is None:
         return f"disk: about {shown(needed)} will be written to {catalog.root}"
