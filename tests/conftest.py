@@ -138,6 +138,20 @@ def web_server(handler: Callable[..., Any]) -> Iterator[str]:
             thread.join()
 
 
+@pytest.fixture
+def tell(request: pytest.FixtureRequest) -> Callable[[str], None]:
+    """Writes a line into pytest's own output, also where that of the tests is captured."""
+    reporter = request.config.pluginmanager.getplugin("terminalreporter")
+    capturing = request.config.pluginmanager.getplugin("capturemanager")
+
+    def write(text: str) -> None:
+        with capturing.global_and_fixture_disabled():
+            reporter.ensure_newline()
+            reporter.write_line(text)
+
+    return write
+
+
 def run_sightline(
     environment: dict[str, str],
     *arguments: str,

@@ -5,7 +5,7 @@ job, started with the settings of the task `featurize`, and gives features of it
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -127,15 +127,13 @@ def test_the_docs_name_the_backbones_that_we_know_of() -> None:
 
 @pytest.mark.parametrize("name", [marked(name) for name in ALL])
 def test_a_backbone_featurizes_with_the_default_settings(
-    places: Path, request: pytest.FixtureRequest, name: str
+    places: Path, tell: Callable[[str], None], name: str
 ) -> None:
     spec = write_dataset(places, "photos", DATASET.format(name=name))
     catalog = open_catalog("photos")
     with MemoryWatch(f"SIGHTLINE_STATE={places / 'state'}") as watch, watch.measured() as peak:
         run_featurize(spec)
-    reporter = request.config.pluginmanager.getplugin("terminalreporter")
-    reporter.ensure_newline()
-    reporter.write_line(f"{name}: {peak.describe()}")
+    tell(f"{name}: {peak.describe()}")
     counts = ledger.last_record(catalog, "ingest_photos", "featurize")["counts"]
     assert counts["backbone"] == spec.backbone.model_dump(mode="json")
     assert counts["featurized"] == 4

@@ -107,9 +107,8 @@ def look_there(world: World, own_places: Path, monkeypatch: pytest.MonkeyPatch) 
 
 
 @pytest.fixture
-def measured(watch: MemoryWatch, request: pytest.FixtureRequest) -> Measure:
+def measured(watch: MemoryWatch, tell: Callable[[str], None]) -> Measure:
     """A block whose time and peak of memory are told, and whose peak is bounded."""
-    reporter = request.config.pluginmanager.getplugin("terminalreporter")
 
     @contextmanager
     def block(dataset: str) -> Iterator[None]:
@@ -117,9 +116,8 @@ def measured(watch: MemoryWatch, request: pytest.FixtureRequest) -> Measure:
             with watch.measured() as peak:
                 yield
         finally:
-            reporter.ensure_newline()
-            reporter.write_line(f"{dataset}: {peak.describe()}")
-            reporter.write_line(f"{dataset}: {stage_seconds(open_catalog(dataset))}")
+            tell(f"{dataset}: {peak.describe()}")
+            tell(f"{dataset}: {stage_seconds(open_catalog(dataset))}")
         assert peak.samples > peak.seconds / 2, "too few samples to trust the peak"
         assert peak.size_bytes <= MOST_BYTES, peak.describe()
 
