@@ -36,7 +36,7 @@ test-slow: development ## a real Airflow, trainings in several processes, studie
 	@.venv/bin/pytest -m 'slow or end_to_end or chaos' $(ARGS)
 
 test-founding: development ## the five founding datasets whole, with their real networks, within 8 GiB (20 minutes)
-	@.venv/bin/pytest -v --durations=0 -m founding $(ARGS)
+	@.venv/bin/pytest -v --durations=0 -m founding $$(grep -l 'mark\.founding' tests/*.py) $(ARGS)
 
 test-nightly: cluster ## a month's backfill, whole; all backbones; docker-compose.yaml's services (40 minutes)
 	@.venv/bin/pytest -m nightly $(ARGS)

@@ -81,7 +81,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
         kaggle = stack.enter_context(kaggle_server(KAGGLE_TOKEN))
         names = ("Apple 1", "Banana 1", "Cherry 2")
         kaggle.datasets["moltean/fruits"] = {1: fruits(names[:1]), 11: fruits(names, images=10)}
-        kaggle.competitions["sf-dl-car-classification"] = cars(images=4)
+        kaggle.competitions["sf-dl-car-classification"] = cars(images=3)
         write_dataset(places, "fruits_360", api=kaggle.address)
         write_dataset(places, "car_models", api=kaggle.address)
         stack.enter_context(sun397_served(places))
@@ -317,10 +317,10 @@ def test_car_models_fill_in_the_competitions_sample(world: World, measured: Meas
             )
             (run,) = founding.runs_of(client, "predict_car_models")
             founding.wait_for_success(client, run)
-        trained = check_trained("car_models", images=45)
+        trained = check_trained("car_models", images=35)
     catalog = trained.catalog
     assert count(catalog, "SELECT count(*) n FROM images WHERE label IS NULL") == [{"n": 5}]
-    assert count(catalog, "SELECT count(*) n FROM splits") == [{"n": 40}]
+    assert count(catalog, "SELECT count(*) n FROM splits") == [{"n": 30}]
     assert count(catalog, "SELECT count(*) n FROM answers") == [{"n": 5}]
     sample = world.kaggle.competitions["sf-dl-car-classification"]["sample-submission.csv"]
     asked = list(csv.reader(sample.decode().splitlines()))
