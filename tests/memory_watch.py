@@ -168,6 +168,8 @@ def _command(pid: int) -> str:
         words = Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace").split("\0")
     except OSError:
         return "ended"
+    if "-c" in words:
+        return "python -c"
     names = [Path(word).name for word in words if word and not word.startswith("-")]
     scripts = [name for name in names if name.endswith(".py")]
     if names and names[0] == "java":
