@@ -30,7 +30,7 @@ DATASETS = ("land_transport", "open_images_car_tree", "fruits_360", "sun397", "c
 
 FLICKR_KEY = "flickr-key-that-nobody-may-read"
 KAGGLE_TOKEN = "KGAT_token-that-nobody-may-read"
-RUN_SECONDS = 1_800
+RUN_SECONDS = 3_600
 LARGEST_BYTES = 24 * memory.GIB
 BACKBONES = ("resnet18", "inception_v3", "vgg16", "efficientnet_b6")
 
