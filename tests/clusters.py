@@ -30,6 +30,7 @@ from tests.conftest import SIGHTLINE
 
 JARS = load_settings().jars
 WORKERS = 2
+TEMPORARY = "tmp"  # the workers' folder for temporary files
 
 
 @dataclass
@@ -78,12 +79,15 @@ def start_cluster(folder: Path) -> Iterator[Cluster]:
     if missing:
         pytest.skip(missing)
     (folder / "datasets").mkdir()
+    temporary = folder / TEMPORARY
+    temporary.mkdir()
     with ExitStack() as started:
         database, of_postgres = started.enter_context(postgres())
         store, of_s3 = started.enter_context(s3(folder))
         address, events = started.enter_context(lineage_server())
         master = started.enter_context(spark_master(folder))
-        workers = started.enter_context(spark_workers(folder, master, WORKERS, store))
+        told = {**store, "TMPDIR": str(temporary)}  # both workers are processes of one machine
+        workers = started.enter_context(spark_workers(folder, master, WORKERS, told))
         environment = {
             **os.environ,
             **store,

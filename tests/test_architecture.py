@@ -107,6 +107,12 @@ def test_the_plugin_which_each_task_imports_is_light() -> None:
         assert roots <= {"airflow", "functools", "typing", "urllib"}, path
 
 
+def test_nothing_is_broadcast_through_the_heap_of_the_drivers_jvm() -> None:
+    """Large objects are files that workers read (shared_files)."""
+    for path in MODULES:
+        assert "ontext.broadcast(" not in path.read_text(), path
+
+
 def test_every_module_says_what_it_is_and_stays_readable() -> None:
     for path in MODULES:
         if path.name == "__init__.py" and path.stat().st_size == 0:

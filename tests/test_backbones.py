@@ -1,5 +1,6 @@
 """Backbones: features as torchvision itself would give them, and ids that say what they were made of."""
 
+import hashlib
 import io
 import os
 import socket
@@ -8,7 +9,6 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +25,10 @@ from torchvision.models import get_model, get_model_builder, get_model_weights, 
 from sightline import backbones
 from sightline.backbone_names import TORCHVISION_NAMES
 from sightline.backbones import Backbone, architectures, weights
+from sightline.backbones.inference import Network
 from sightline.config import BackboneSpec
 from sightline.errors import ConfigError, WeightsError
+from sightline.shared_files import local_path
 
 TINY = "mobilenet_v3_small"
 TINY_TIMM = "timm/test_resnet"
@@ -125,16 +127,57 @@ def test_the_id_is_the_same_in_another_process() -> None:
     assert done.stdout.strip() == backbones.load_backbone(spec_of(TINY, seed=3)).identity("fp32")
 
 
-@pytest.mark.parametrize("name", [TINY, "mnasnet0_5", "googlenet", "vit_b_32", TINY_TIMM])
-def test_a_worker_unpacks_the_very_same_backbone(name: str) -> None:
-    spec = spec_of(name, image_size=64)
-    packed = backbones.load_backbone(spec)
-    # The worker's own random weights must not show through, so it is given another seed.
+def mapped(backbone: Backbone, spec: BackboneSpec, precision: str = "fp32") -> Network:
+    """The network that a worker makes of the shipped file. Its own random weights must not show through, so
+    it is given another seed."""
+    shipped = backbones.ship_weights(backbone, precision)
     other = spec.model_copy(update={"seed": 9})
-    module, preprocessing = backbones.unpack_backbone(other, backbones.pack_weights(packed))
-    unpacked = replace(packed, module=module, preprocessing=preprocessing)
-    assert torch.equal(features(unpacked, pictures()), features(packed, pictures()))
-    assert preprocessing.geometry == packed.preprocessing.geometry is not None
+    with local_path(shipped) as path:
+        module, preprocessing = backbones.map_backbone(other, precision, path)
+    assert preprocessing.geometry == backbone.preprocessing.geometry is not None
+    return Network(module, preprocessing, precision)
+
+
+# Those of timm keep buffers out of their state dict, or compute with tensors while they are built.
+@pytest.mark.parametrize(
+    "name",
+    [TINY, "mnasnet0_5", "googlenet", "vit_b_32", "regnet_x_400mf", TINY_TIMM, "timm/test_vit"],
+)
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_worker_maps_the_very_same_backbone(name: str, precision: str) -> None:
+    spec = spec_of(name, image_size=64)
+    backbone = backbones.load_backbone(spec)
+    prepared = [backbone.preprocessing.prepare(np.array(one)) for one in pictures()]
+    expected = Network(backbone.module, backbone.preprocessing, precision).embed(prepared)
+    assert np.array_equal(mapped(backbone, spec, precision).embed(prepared), expected)
+
+
+@pytest.mark.parametrize(
+    ("name", "precision"), [("resnet18", "fp32"), ("resnet18", "bf16"), ("vit_b_32", "fp32")]
+)
+def test_a_worker_s_weights_lie_in_the_mapped_file(name: str, precision: str) -> None:
+    spec = spec_of(name, image_size=64)
+    network = mapped(backbones.load_backbone(spec), spec, precision)
+    lines = Path("/proc/self/maps").read_text().splitlines()
+    ranges = [line.split()[0].split("-") for line in lines if "weights.safetensors" in line]
+    for name, value in network._module.named_parameters():
+        at = value.data_ptr()
+        assert any(int(begin, 16) <= at < int(end, 16) for begin, end in ranges), name
+        assert at % 64 == 0
+
+
+def test_the_file_of_weights_is_written_once_and_again_where_it_is_damaged() -> None:
+    backbone = backbones.load_backbone(spec_of(TINY, image_size=64))
+    shipped = backbones.ship_weights(backbone, "fp32")
+    path = Path(shipped.url)
+    written = path.stat()
+    assert backbones.ship_weights(backbone, "fp32") == shipped
+    assert path.stat().st_ino == written.st_ino
+    assert hashlib.sha256(path.read_bytes()).hexdigest() == shipped.sha256 == path.parent.name
+    os.truncate(path, 1000)
+    assert backbones.ship_weights(backbone, "fp32") == shipped
+    assert path.stat().st_size == shipped.size_bytes == written.st_size
+    assert backbones.ship_weights(backbone, "bf16") != shipped
 
 
 def test_a_fixed_size_network_is_built_for_the_image_size_of_the_dataset_file() -> None:
@@ -185,9 +228,9 @@ def test_weights_are_loaded_from_a_file(tmp_path: Path, name: str, suffix: str) 
     assert not any(key.startswith("aux") for key in state)  # heads for training only
     assert "-it_s_trained-" in backbone.identity("fp32")  # it names a folder and stands in SQL
     spec = spec_of(name, str(path), image_size=64)
-    module, _ = backbones.unpack_backbone(spec, backbones.pack_weights(backbone))
-    worker = replace(backbone, module=module)
-    assert torch.equal(features(worker, pictures()), features(backbone, pictures()))
+    prepared = [backbone.preprocessing.prepare(np.array(one)) for one in pictures()]
+    expected = Network(backbone.module, backbone.preprocessing, "fp32").embed(prepared)
+    assert np.array_equal(mapped(backbone, spec).embed(prepared), expected)
 
 
 def test_the_id_changes_with_the_weights(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,8 +20,9 @@ from sightline.sources import Access
 from sightline.spark_cluster import make_library
 from tests.cluster_parts import BUCKET, bucket_of
 from tests.cluster_processes import meanwhile
-from tests.clusters import Cluster, start_cluster, status
+from tests.clusters import TEMPORARY, Cluster, start_cluster, status
 from tests.conftest import make_task, run_sightline
+from tests.watched_jobs import VGG16, assert_features_are_the_networks, store_photos, submit
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -191,3 +193,24 @@ def test_flowers_lie_on_s3_and_stay_there(cluster: Cluster, ran: str, shared_dat
     told = status(cluster, "flowers")
     assert told["images"] == told["features"] == 5 * PHOTOS_PER_CLASS
     assert told["champion"]["metrics"]["accuracy"] >= 0.8
+
+
+def test_vgg16_is_featurized_and_its_weights_lie_once_on_a_machine(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYSPARK_PYTHON", cluster.environment["PYSPARK_PYTHON"])
+    monkeypatch.setenv("PYSPARK_DRIVER_PYTHON", sys.executable)
+    (cluster.datasets / "large.yaml").write_text(VGG16)
+    spec, catalog = load_dataset("large"), open_catalog("large")
+    store_photos(catalog)
+    watched = submit(spec.name)
+    assert watched.returncode == 0, watched.log[-4000:]
+    shipped = [
+        one.key.split("/")[2]
+        for one in bucket_of(cluster.environment).objects.filter(Prefix="data/_weights/")
+        if one.key.endswith(".safetensors") and one.size > 200_000_000
+    ]
+    (folder,) = (cluster.folder / TEMPORARY).glob("sightline-files-*")
+    assert {path.stem for path in folder.iterdir()} >= set(shipped)
+    assert len(shipped) == 1
+    assert_features_are_the_networks(spec, catalog)

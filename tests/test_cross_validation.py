@@ -192,7 +192,7 @@ def test_a_folds_pca_is_that_of_all_other_rows(spark: "SparkSession", catalog: C
             np.abs((pca.components * exact.components_).sum(axis=1)), 1, atol=1e-6
         )
         np.testing.assert_allclose(pca.mean, exact.mean_, atol=1e-5)
-    projected = project_rows(selection, pcas[0]).orderBy("image_id").collect()
+    projected = project_rows(selection, pcas[0], str(tmp_path)).orderBy("image_id").collect()
     assert [row["fold"] for row in projected] == folds.tolist()
     assert [row["label"] for row in projected] == LABELS
     ours = np.array([row["values"] for row in projected])

@@ -1,8 +1,10 @@
 """The parts of fine-tuning: what learns, losses, schedules, augmentation, checkpoints."""
 
 import copy
+import hashlib
 import json
 import math
+import pickle
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -16,7 +18,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from torch import nn
 
-from sightline import backbones
+from sightline import backbones, models
 from sightline.backbones import Backbone
 from sightline.config import BackboneSpec
 from sightline.errors import ConfigError, TrainingError
@@ -31,6 +33,8 @@ from sightline.fine_tuning.network import (
     make_network,
     set_modes,
 )
+from sightline.fine_tuning.tuned_models import load_tuned, save_tuned, weights_url
+from tests.conftest import catalog_of, write_dataset
 
 SPEC = BackboneSpec(name="resnet18", weights="random", image_size=32)
 
@@ -283,3 +287,30 @@ def test_a_checkpoint_brings_weights_optimiser_and_history_back(
         assert {key: str(value) for key, value in state.items()} == {
             key: str(value) for key, value in other["state"][number].items()
         }
+
+
+def test_a_model_s_network_is_mapped_from_its_file(network: TunedNetwork, own_places: Path) -> None:
+    catalog = catalog_of(write_dataset(own_places, "photos", "source: {type: digits}\n"))
+    tuning = {
+        "backbone": SPEC.model_dump(mode="json"),
+        "settings": FineTuneSpec().model_dump(mode="json"),
+    }
+    model = {"version": "v1-tuned", "kind": models.FINE_TUNED, "labels": ["a", "b", "c"]}
+    state = {name: value.contiguous() for name, value in network.state_dict().items()}
+    save_tuned(catalog, {**model, "fine_tuning": tuning}, state)
+    held = Path(weights_url(catalog, "v1-tuned"))
+    kept = models.read_model(catalog, "v1-tuned")
+    assert kept is not None
+    assert kept["weights_sha256"] == hashlib.sha256(held.read_bytes()).hexdigest()
+    tuned = load_tuned(catalog, "v1-tuned")
+    assert len(pickle.dumps(tuned)) < 10_000  # it goes to each Spark task
+    module, preprocessing = tuned.build()
+    assert str(held) in Path("/proc/self/maps").read_text()
+    pictures = torch.rand(2, 3, 32, 32)
+    with torch.inference_mode():
+        torch.testing.assert_close(module(pictures), network.eval()(pictures))
+    for name, value in state.items():
+        assert torch.equal(module.state_dict()[name], value), name
+    earlier = {name: value for name, value in kept.items() if name != "weights_sha256"}
+    models.write_model(catalog, earlier)  # as versions before this one wrote it
+    assert load_tuned(catalog, "v1-tuned").weights.url == str(held)

@@ -9,7 +9,7 @@ import pytest
 
 from sightline import models, storage
 from sightline.catalog import Catalog
-from sightline.classifiers import Classifier, LogisticRegression, Pca, Scaler, arrays_of
+from sightline.classifiers import Classifier, LogisticRegression, Pca, Scaler, arrays_of, read_pca
 from sightline.config import BackboneSpec, DatasetSpec, ReduceSpec, SplitSpec, TrainSpec
 from sightline.errors import TrainingError
 from sightline.models import make_plan
@@ -77,9 +77,10 @@ def test_an_unknown_plan_is_refused(catalog: Catalog) -> None:
 def test_arrays_are_kept_exactly(catalog: Catalog) -> None:
     rng = np.random.default_rng(0)
     mean, components, ratios = rng.normal(size=5), rng.normal(size=(2, 5)), rng.random(2)
-    models.save_pca(catalog, "v1", Pca(mean, components.T.copy().T, ratios))
+    file = models.save_pca(catalog, "v1", Pca(mean, components.T.copy().T, ratios))
     kept = models.load_pca(catalog, "v1")
     assert kept is not None
+    np.testing.assert_array_equal(read_pca(file).components, kept.components)  # as a worker does
     np.testing.assert_array_equal(kept.mean, mean)
     np.testing.assert_array_equal(kept.components, components)
     np.testing.assert_array_equal(kept.explained_variance_ratio, ratios)

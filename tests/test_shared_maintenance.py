@@ -1,4 +1,4 @@
-"""What is of no dataset: old logs, what killed drivers have left and unused code go; what is in use stays."""
+"""What is of no dataset: old logs, killed drivers' files, unused code and weights go; what is used stays."""
 
 import os
 from datetime import UTC, datetime, timedelta
@@ -62,6 +62,15 @@ def test_code_goes_that_no_job_of_late_was_sent_with_and_only_that(own_places: P
     assert not storage.exists(unused.archive)
     assert len(storage.list_names(f"{own_places}/data/{shipping.FOLDER}")) == 1
     assert storage.exists(shipping.ship_file(script))  # what is gone is sent again
+
+
+def test_weights_go_that_no_job_of_late_was_sent_with_and_only_those(own_places: Path) -> None:
+    unused, used = (shipping.ship_weights(lambda one=one: [one, b"more"]) for one in (b"1", b"2"))
+    grow_older(own_places / "data", 31)
+    assert shipping.ship_weights(lambda: [b"2", b"more"]) == used
+    assert clean(own_places).archives == 1
+    assert [storage.exists(one.url) for one in (used, unused)] == [True, False]
+    assert storage.list_names(f"{own_places}/data/{shipping.WEIGHTS}") == [used.sha256]
 
 
 def test_a_cluster_s_library_stays_as_long_as_it_is_used(own_places: Path) -> None:

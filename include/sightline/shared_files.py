@@ -93,7 +93,7 @@ def evict(folder: Path, keep: str, max_bytes: int = CACHE_BYTES) -> list[str]:
     oldest = time.time() - CACHE_DAYS * 86_400
     locks = sorted(folder.glob(f"*{LOCK}"), key=_last_use, reverse=True)
     names = [keep, *(lock.stem for lock in locks if lock.stem != keep)]
-    total, evicted = 0, []
+    total, evicted = 0, list[str]()
     for name in names:
         target = folder / name
         size = target.stat().st_size if target.exists() else 0

@@ -1,9 +1,9 @@
 """What the machines of a job need from this one, sent to the storage under the name of its content: an
 unchanged file is sent once, and a changed one harms no running job.
 
-Our code goes to machines that have no checkout, as one archive of the library and the dataset files. Unpacked,
-it is a home as SIGHTLINE_HOME would name it: include/sightline, include/datasets. Networks' weights go to
-the workers as a file, because a broadcast would pass through the heap of the driver's JVM.
+Our code goes to machines that have no checkout, as one archive of the library and the dataset files.
+Unpacked, it is a home as SIGHTLINE_HOME would name it: include/sightline, include/datasets. Networks' weights
+go to the workers as a file, because a broadcast would pass through the heap of the driver's JVM.
 """
 
 import hashlib

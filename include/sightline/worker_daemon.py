@@ -7,7 +7,8 @@ Set as spark.python.daemon.module by the featurize task.
 
 import gc
 
-import torch.fx.experimental.optimization  # noqa: F401, TID253  (imported for the workers)
+import safetensors.torch  # noqa: F401  (imported for the workers)
+import torch.fx.experimental.optimization  # noqa: F401, TID253
 import torchvision.transforms.v2.functional  # noqa: F401, TID253
 from pyspark.daemon import manager  # noqa: TID253
 

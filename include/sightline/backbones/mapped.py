@@ -9,7 +9,7 @@ import json
 import logging
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from sightline.backbones import weights
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+Built = TypeVar("Built", bound="nn.Module")
 ALIGNMENT = 64
 PADDING = "padding."  # begins the names of what only fills the gaps; safetensors allows none
 LAYOUT = {"layout": "channels_last"}  # in the header's metadata
@@ -49,7 +50,7 @@ def read_mapped(path: Path) -> "dict[str, torch.Tensor]":
     }
 
 
-def build_mapped(build: "Callable[[], nn.Module]", state: "dict[str, torch.Tensor]") -> "nn.Module":
+def build_mapped(build: Callable[[], Built], state: "dict[str, torch.Tensor]") -> Built:
     """Build a network whose weights are these tensors themselves.
 
     The network is built on torch's meta device, where it takes neither memory nor time. Networks whose

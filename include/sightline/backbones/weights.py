@@ -7,6 +7,8 @@ back to random weights, and no dead network keeps a task waiting.
 import logging
 import re
 import socket
+import tempfile
+import zipfile
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -107,14 +109,28 @@ def _read_state(spec: BackboneSpec) -> dict[str, Any]:
 
 
 def _parse(path: str) -> Any:
+    """The file's content, mapped if its format allows, so that the network is the only copy in memory."""
     import torch
-    from safetensors.torch import load
+    from safetensors.torch import load_file
 
-    if path.endswith(".safetensors"):
-        return load(storage.read_bytes(path))
+    with _on_disk(path) as file:
+        if path.endswith(".safetensors"):
+            return load_file(file)
+        is_mapped = zipfile.is_zipfile(file)  # files of before torch 1.6 are not
+        return torch.load(file, map_location="cpu", weights_only=True, mmap=is_mapped)
+
+
+@contextmanager
+def _on_disk(path: str) -> Iterator[str]:
+    """The file on this machine; what was mapped of it stays valid."""
     fs, name = storage.filesystem(path)
-    with fs.open(name, "rb") as stream:
-        return torch.load(stream, map_location="cpu", weights_only=True)
+    if storage.is_local(path):
+        yield name
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        file = f"{folder}/weights"
+        fs.get_file(name, file)
+        yield file
 
 
 def _is_state(state: Any) -> bool:
