@@ -30,14 +30,14 @@ TRAINING = """
 import logging, sys
 from sightline import fine_tuning, ledger, models
 from sightline.catalog import open_catalog
-from sightline.config import read_dataset
+from sightline.config import load_dataset
 from sightline.spark import start_session
 from tests.conftest import make_task
 logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
 catalog = open_catalog("car_models")
 plan = models.read_plan(catalog, sys.argv[1])
 session = start_session("car_models")
-fine_tuning.fine_tune(session, read_dataset("car_models"), catalog, *make_task("fine_tune"), plan)
+fine_tuning.fine_tune(session, load_dataset("car_models"), catalog, *make_task("fine_tune"), plan)
 session.stop()
 """
 
@@ -82,6 +82,8 @@ def small_machine() -> Iterator[Path]:
     except OSError:
         pytest.skip("no right to make a memory control group")
     yield group
+    left = [psutil.Process(int(pid)) for pid in (group / "cgroup.procs").read_text().split()]
+    psutil.wait_procs(left, timeout=60)  # its JVM and fork server end after their parent
     group.rmdir()
 
 
@@ -114,7 +116,6 @@ def test_car_models_trains_in_six_gibibytes(
     assert "micro-batches of" in said.read_text()
     assert "search: trial 2 of 2" in said.read_text()
     assert peaks["all"] < LIMIT_BYTES
-    assert int((small_machine / "memory.failcnt").read_text()) >= 0
     model = models.read_model(
         catalog_of(spec), models.candidates(spec, plan_of(spec, version))["fine_tuned"]
     )

@@ -93,16 +93,16 @@ def test_a_batch_is_split_evenly(batch_size: int, most: int, at_least: int) -> N
     assert max(sizes) <= max(most, 2 * at_least - 1)
 
 
-PLAIN: dict[str, Any] = {"optimizer": "sgd", "trainable": "all", "learning_rate": 0.05}
+PLAIN: dict[str, Any] = {"optimizer": "sgd", "trainable": "all", "learning_rate": 0.01}
 
 
 @pytest.mark.parametrize(
     "changed",
     [
         {"loss": "cross_entropy", "class_weights": "balanced"},
-        {"loss": "label_smoothing", "class_weights": "balanced", "clip_norm": 0.5},
+        {"loss": "label_smoothing", "class_weights": "balanced", "clip_norm": 1.0},
         {"loss": "focal", "class_weights": "balanced"},
-        {"mixup": 0.4, "cutmix": 1.0, "clip_norm": 0.5},
+        {"mixup": 0.4, "cutmix": 1.0, "clip_norm": 1.0},
     ],
     ids=["cross_entropy", "label_smoothing", "focal", "mixed"],
 )
@@ -162,6 +162,23 @@ def test_a_budget_sizes_the_micro_batch_and_bounds_what_is_held(
     assert held_bytes() < before + 200 * MIB  # nothing of it stays
 
 
+def test_an_interrupted_phase_goes_on_with_its_micro_batch(make_job: Callable[..., Job]) -> None:
+    job = make_job("interrupted", {}, epochs=2)
+    loop.run(replace(job, micro_batch=MicroBatch(4)))
+    come = read_checkpoint(job.checkpoint_url)
+    assert come is not None
+    assert come.micro_batch["pictures"] == 4
+    longer = replace(job, spec=job.spec.model_copy(update={"epochs": 3}))
+    assert len(loop.run(longer)) == 3  # the same budget, and no micro-batch of its own
+    again = read_checkpoint(job.checkpoint_url)
+    assert again is not None
+    assert again.micro_batch == come.micro_batch
+    loop.run(replace(longer, spec=job.spec.model_copy(update={"epochs": 4}), memory_bytes=2**40))
+    other = read_checkpoint(job.checkpoint_url)
+    assert other is not None
+    assert other.micro_batch["pictures"] == 12  # another budget
+
+
 def test_what_cannot_fit_ends_in_a_sentence(make_job: Callable[..., Job]) -> None:
     job = make_job("small", {}, trainable="all")
     with pytest.raises(ResourceError, match=r"does not fit into 64 MiB, even .*limits.memory"):
@@ -196,7 +213,6 @@ def gradients_of(network: TunedNetwork, pictures: torch.Tensor) -> dict[str, tor
         ("densenet121", 58),
         ("timm/efficientnet_b0", 16),
         ("timm/convnext_atto", 12),
-        ("timm/swin_tiny_patch4_window7_224", 12),
         ("timm/vit_tiny_patch16_224", 12),
     ],
 )

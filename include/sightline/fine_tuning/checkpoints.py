@@ -58,6 +58,7 @@ class Progressed:
     )  # weights of the epoch of the lowest validation loss
     optimizer: dict[str, Any] = field(default_factory=dict)  # its state_dict, within a phase
     history: list[Epoch] = field(default_factory=list)
+    micro_batch: dict[str, Any] = field(default_factory=dict)  # that the last epoch worked with
 
 
 def write_checkpoint(url: str, come: Progressed) -> None:
@@ -74,6 +75,7 @@ def write_checkpoint(url: str, come: Progressed) -> None:
     header = {
         "history": json.dumps([asdict(epoch) for epoch in come.history]),
         "optimizer": json.dumps(plain),
+        "micro_batch": json.dumps(come.micro_batch),
     }
     write_weights(url, tensors, header)
 
@@ -96,6 +98,7 @@ def read_checkpoint(url: str) -> Progressed | None:
         _under("best/", tensors),
         {"state": state, "param_groups": plain["groups"]} if plain["groups"] else {},
         [Epoch(**epoch) for epoch in json.loads(header["history"])],
+        json.loads(header.get("micro_batch", "{}")),
     )
 
 

@@ -8,7 +8,7 @@ import logging
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 
 import numpy as np
@@ -117,6 +117,7 @@ class _Training:
             self.come.network = {}  # a mapped file, which the next checkpoint replaces
             self.come.best = {name: value.clone() for name, value in self.come.best.items()}
         self.network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._budget = budget_bytes(job.memory_bytes, device, place.processes_here)
         self.loss = recipes.LOSSES[self.spec.loss](self.spec)
         self.weights = _class_weights(self.spec, self.images).to(device)
         self.mixing = make_mixing(self.spec.mixup, self.spec.cutmix, len(self.images.labels))
@@ -143,9 +144,10 @@ class _Training:
         let_learn(self.network, phase.trainable)
         learning = [one for one in self.network.parameters() if one.requires_grad]
         optimizer = recipes.OPTIMIZERS[self.spec.optimizer](learning, self.spec)
-        if len(self.come.history) >= epochs.start and self.come.optimizer:
+        goes_on = len(self.come.history) >= epochs.start
+        if goes_on and self.come.optimizer:
             optimizer.load_state_dict(self.come.optimizer)
-        size = self._fit(optimizer)
+        size = (self._last_size() if goes_on else None) or self._fit(optimizer)
         model = _spread(self.network, self.place, self.device)
         accumulation = Accumulation(self.network, model, size)
         for number in epochs:
@@ -154,6 +156,7 @@ class _Training:
             torch.manual_seed(hash((self.spec.seed, number, self.place.rank)) % 2**32)
             rate = phase.learning_rate * self._plateau_factor(epochs)
             epoch = self._run_epoch(accumulation, optimizer, number, epochs, rate, progress)
+            self.come.micro_batch = {"budget": self._budget, **asdict(accumulation.size)}
             self._keep(epoch, optimizer if number < epochs.stop - 1 else None)
 
     def _run_epoch(
@@ -183,6 +186,7 @@ class _Training:
                 f"The loss of epoch {number} is not a number; lower fine_tune.learning_rate "
                 f"(now {rate:g}) or set fine_tune.clip_norm."
             )
+        optimizer.zero_grad(set_to_none=True)
         trim()  # else freed activations stay with this process, and with the workers forked from it
         held_loss, held_right = self._validate(accumulation.size.validated)
         speed = self.steps * self.spec.batch_size / seconds
@@ -222,7 +226,8 @@ class _Training:
         like, classes = self.like, len(self.images.labels)
 
         def run(count: int) -> None:
-            values = torch.arange(count * like.numel(), device=self.device).remainder_(251)
+            size = count * like.numel()
+            values = torch.arange(size, dtype=torch.int32, device=self.device).remainder_(251)
             pictures = self._ready(values.to(like.dtype).view(count, *like.shape))
             shares = torch.full((count, classes), 1 / classes, device=self.device)
             with self._autocast():
@@ -231,8 +236,12 @@ class _Training:
 
         ours = self.spec.batch_size // self.place.processes
         work = Work(self.network, optimizer, run, ours, 4 * like.numel(), self.device)
-        budget = budget_bytes(self.job.memory_bytes, self.device, self.place.processes_here)
-        return agree(fit(work, budget), self.place, self.device)
+        return agree(fit(work, self._budget), self.place, self.device)
+
+    def _last_size(self) -> MicroBatch | None:
+        """What the phase worked with before it was interrupted: batch norms go on with as many pictures."""
+        last = dict(self.come.micro_batch)
+        return MicroBatch(**last) if last.pop("budget", None) == self._budget else None
 
     def _validate(self, at_once: int) -> tuple[float, float]:
         """Mean loss and accuracy on the validation images."""

@@ -26,7 +26,7 @@ def find_blocks(network: nn.Module) -> list[nn.Module]:
 
 
 def _blocks_of(module: nn.Module, is_item: bool) -> list[nn.Module]:
-    if not list(module.children()) or not list(module.parameters()):
+    if not _has_layers(module):
         return []
     if is_item and not isinstance(module, CONTAINERS) and not _is_stage(module):
         return [module]
@@ -41,20 +41,27 @@ def _is_stage(module: nn.Module) -> bool:
 
 def _blocks_by_kind(container: nn.Module) -> Counter[type]:
     items = (one for one in container.children() if not isinstance(one, CONTAINERS))
-    return Counter(type(one) for one in items if list(one.children()) and list(one.parameters()))
+    return Counter(type(one) for one in items if _has_layers(one))
+
+
+def _has_layers(module: nn.Module) -> bool:
+    """Whether a module is made of others and has weights."""
+    return any(True for _ in module.children()) and any(True for _ in module.parameters())
 
 
 @contextmanager
 def recomputing(blocks: list[nn.Module]) -> Iterator[None]:
     """Let blocks forget their activations while the context lasts, which must include the backward pass."""
-    forwards = [block.forward for block in blocks]
+    own = [vars(block).get("forward") for block in blocks]
     for block in blocks:
         block.forward = _forgetful(block)
     try:
         yield
     finally:
-        for block, forward in zip(blocks, forwards, strict=True):
-            block.forward = forward
+        for block, forward in zip(blocks, own, strict=True):
+            del block.forward
+            if forward is not None:
+                block.forward = forward
 
 
 def _forgetful(block: nn.Module) -> Callable[..., Any]:
