@@ -8,7 +8,6 @@ import calendar
 import csv
 import datetime
 import json
-import os
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
@@ -93,8 +92,8 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
 
 @pytest.fixture(scope="module")
 def watch(world: World) -> Iterator[MemoryWatch]:
-    """Sees every process of the suite, this one and its servers among them."""
-    with MemoryWatch(f"SIGHTLINE_STATE={world.places / 'state'}", os.getpid()) as found:
+    """Sees every process of Airflow, of Spark and of the commands."""
+    with MemoryWatch(f"SIGHTLINE_STATE={world.places / 'state'}") as found:
         yield found
 
 
