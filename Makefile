@@ -1,6 +1,6 @@
 # What one does with Sightline; `make help` lists it.
 .DEFAULT_GOAL := help
-.PHONY: help demo run backfill serve up down status connections-check audit test test-slow test-founding test-nightly test-cluster chaos check bench environment development cluster jars peers lock
+.PHONY: help demo run backfill serve up down status connections-check audit test test-slow test-founding test-nightly test-group test-cluster chaos check bench environment development cluster jars peers lock
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -40,6 +40,9 @@ test-founding: development ## the five founding datasets whole, with their real 
 
 test-nightly: cluster ## a month's backfill, whole; all backbones; docker-compose.yaml's services (40 minutes)
 	@.venv/bin/pytest -m nightly $(ARGS)
+
+test-group: cluster ## the nightly tests that CI runs with this commit, or one group of them: [GROUP=soak] (15 minutes at most)
+	@.venv/bin/python scripts/rotation.py run $(GROUP) $(ARGS)
 
 test-cluster: cluster ## Postgres, Spark's master with two workers, S3 of this machine: whole runs on them (10 minutes)
 	@.venv/bin/pytest -m cluster $(ARGS)

@@ -60,6 +60,7 @@ class Server(asyncio.Protocol):
     pictures: list[bytes]
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
         self.transport = transport
         self.seen = b""
 

@@ -40,7 +40,7 @@ class Run:
     said: str
 
 
-def run(command: Iterable[str | Path], environment: Mapping[str, str], folder: Path) -> Run:
+def run(command: Iterable[object], environment: Mapping[str, str], folder: Path) -> Run:
     """Run a command in a folder; a failure ends the benchmark with the end of what it said."""
     words = [str(word) for word in command]
     log = folder / "command.log"

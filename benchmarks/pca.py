@@ -79,7 +79,7 @@ def mllib(session: "SparkSession", folder: Path, components: int) -> Found:
     from pyspark.ml.functions import array_to_vector
 
     features = session.read.parquet(f"file://{folder}")
-    vectors = features.select(array_to_vector("embedding").alias("features"))
+    vectors = features.select(array_to_vector(features["embedding"]).alias("features"))
     fitted = PCA(k=components, inputCol="features", outputCol="reduced").fit(vectors)
     return fitted.pc.toArray().T, fitted.explainedVariance.toArray()
 

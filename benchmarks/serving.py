@@ -96,7 +96,12 @@ def _crown(catalog: Catalog, spec: DatasetSpec, backbone_id: str, dim: int) -> N
     models.save_classifier(
         catalog, "v1", Classifier(labels, None, Scaler(np.zeros(dim), np.ones(dim)), head)
     )
-    model = {"version": "v1", "kind": "head", "labels": labels, "backbone_id": backbone_id}
+    model: dict[str, Any] = {
+        "version": "v1",
+        "kind": "head",
+        "labels": labels,
+        "backbone_id": backbone_id,
+    }
     model |= {"spec": spec.model_dump(mode="json"), "head": {"kind": "logistic_regression"}}
     models.write_model(catalog, {**model, "metrics": {}, "rows": {}, "tables": {}})
     models.crown(catalog, "v1")

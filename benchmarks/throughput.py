@@ -77,7 +77,8 @@ def describe(system: str, timings: list[Timing], images: int, limit_rate: float)
 
 def describe_limit(measured: list[dict[str, dict[str, Any]]]) -> tuple[float, list[dict[str, Any]]]:
     """The limit in images a second from the medians of all rounds, and each way as a row."""
-    rows, fastest = [], {}
+    rows: list[dict[str, Any]] = []
+    fastest: dict[str, float] = {}
     for part, ways in measured[0].items():
         for way, first in ways.items():
             if isinstance(first, str):

@@ -19,6 +19,7 @@ import pytest
 from hypothesis import settings
 from PIL import Image
 
+from scripts import rotation
 from sightline import cli, images, tables
 from sightline.catalog import Catalog, open_catalog
 from sightline.config import DatasetSpec, read_dataset
@@ -33,6 +34,16 @@ if TYPE_CHECKING:
 # skip where they are absent.
 SHARED_DATA = Path(__file__).parents[2] / "shared" / "data"
 SIGHTLINE = str(Path(sys.executable).with_name("sightline"))
+
+
+LONG_TESTS = pytest.StashKey[list[str]]()  # node ids of the tests that CI runs in rotation
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Note them before `-m` deselects them."""
+    long = [item.nodeid for item in items if any(map(item.get_closest_marker, rotation.MARKERS))]
+    config.stash[LONG_TESTS] = long
 
 
 settings.register_profile("suite", deadline=None)  # a busy machine is no failure

@@ -73,6 +73,9 @@ def ours(path: Path) -> set[str]:
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_imports_point_down(path: Path) -> None:
     name = package_name(path)
+    if name == "preflight":  # which asks the training itself how much memory it takes
+        assert ours(path) <= FOUNDATIONS | MIDDLE | {"fine_tuning"}
+        return
     allowed = {
         **dict.fromkeys(FOUNDATIONS, FOUNDATIONS),
         **dict.fromkeys(MIDDLE, FOUNDATIONS | MIDDLE),

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import limit, measuring, photos, plots, scale_page, svg
+from benchmarks import gpu, limit, measuring, photos, plots, scale_page, svg
 from benchmarks.__main__ import ORDER
 from benchmarks.sections import SECTIONS
 from benchmarks.sightline_jobs import rate_at_work
@@ -107,6 +107,27 @@ def test_the_page_shows_what_was_not_measured_and_says_so(tmp_path: Path) -> Non
     page = plots.make_page(tmp_path)[plots.PAGE]
     assert "- resnet18: not measured: no GPU" in page
     assert "Not measured yet: `make bench ARGS=night`." in page
+
+
+def test_the_gpu_benchmark_measures_a_device(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    size = {
+        "device": "cpu",
+        "backbones": "resnet18",
+        "photos": 3,
+        "batch": 2,
+        "forward": 1,
+        "rounds": 1,
+    }
+    places = {"results": tmp_path, "workplace": tmp_path / "work"}
+    told = [f"--{name}={value}" for name, value in {**size, **places}.items()]
+    monkeypatch.setattr("sys.argv", ["gpu.py", *told])
+    gpu.main()
+    [row] = json.loads((tmp_path / "gpu.json").read_text())["rows"]
+    assert row["system"] == "resnet18"
+    assert row["images_per_second"] > 0
+    assert row["forward_images_per_second"] > 0
 
 
 def _text(path: Path) -> str | None:

@@ -187,6 +187,16 @@ def test_of_a_killed_spark_job_no_earlier_exception_is_the_reason(recorded_log: 
     assert find_reason(lines).startswith("The Spark job was killed")
 
 
+@pytest.mark.parametrize("recorded_log", ["spark_refused"], indirect=True)
+def test_what_the_operator_adds_to_a_jobs_refusal_is_the_reason(recorded_log: TaskLog) -> None:
+    sentence = "fine_tune was killed for memory (a training process): its processes held 14.2 GiB."
+    lines = [
+        replace(line, error=(line.error[0], sentence)) if line.error else line
+        for line in recorded_log.lines
+    ]
+    assert find_reason(lines) == sentence
+
+
 @pytest.mark.parametrize("recorded_log", ["spark_worker_crashed"], indirect=True)
 def test_of_a_crashed_spark_worker_the_exception_is_told_and_no_stack(
     recorded_log: TaskLog,

@@ -86,11 +86,40 @@ def parse(places: Path) -> dict[str, Any]:
     return dict(json.loads(done.stdout.strip().splitlines()[-1]))
 
 
-def test_the_shipped_datasets_become_three_dags_each(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.delenv("SIGHTLINE_DATASETS")
-    parsed = parse(tmp_path)
+OWN = {
+    "asked": "source: {type: digits}\ngate: {approval: true}\n",
+    "tuned": "source: {type: digits}\ntrain: null\nfine_tune: {}\n",
+    "manual": "source: {type: digits}\nschedule: null\n",
+    "on_emr": "source: {type: digits}\nfine_tune: {}\ncompute: emr\n",
+    "on_emr_serverless": "source: {type: digits}\nfine_tune: {}\ncompute: emr_serverless\n",
+    "good": "source: {type: digits}\n",
+    "good.expectations": "manifest: []\n",
+}
+
+
+@pytest.fixture(scope="module")
+def shipped(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """The DAG folder with the shipped dataset files, parsed once."""
+    with pytest.MonkeyPatch.context() as here:
+        here.delenv("SIGHTLINE_DATASETS", raising=False)
+        return parse(tmp_path_factory.mktemp("shipped"))
+
+
+@pytest.fixture(scope="module")
+def own(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """The DAG folder with OWN, parsed once."""
+    places = tmp_path_factory.mktemp("own")
+    for name, text in OWN.items():
+        (places / f"{name}.yaml").write_text(text)
+    with pytest.MonkeyPatch.context() as here:
+        here.setenv("SIGHTLINE_DATASETS", str(places))
+        parsed = parse(places)
+    assert parsed["errors"] == {}
+    return parsed
+
+
+def test_the_shipped_datasets_become_three_dags_each(shipped: dict[str, Any]) -> None:
+    parsed = shipped
     assert parsed["errors"] == {}
     assert {"ingest_digits", "train_digits", "ingest_flowers", "train_flowers"} <= set(
         parsed["dags"]
@@ -149,14 +178,9 @@ def test_a_broken_dataset_file_harms_no_other_dataset(own_places: Path) -> None:
 
 
 def test_on_emr_a_dataset_has_the_same_tasks_and_waits_for_no_spark_of_this_machine(
-    own_places: Path,
+    own: dict[str, Any],
 ) -> None:
-    for where in ("emr", "emr_serverless"):
-        (own_places / "datasets" / f"on_{where}.yaml").write_text(
-            f"source: {{type: digits}}\nfine_tune: {{}}\ncompute: {where}\n"
-        )
-    parsed = parse(own_places)
-    assert parsed["errors"] == {}
+    parsed = own
     assert parsed["heavy"] == []
     for where, operator in (("emr", "EmrClusterStage"), ("emr_serverless", "EmrServerlessStage")):
         ingest, train = parsed["dags"][f"ingest_on_{where}"], parsed["dags"][f"train_on_{where}"]
@@ -169,27 +193,16 @@ def test_on_emr_a_dataset_has_the_same_tasks_and_waits_for_no_spark_of_this_mach
         assert ingest["code"]["featurize"] == "spark_jobs/featurize.py"
 
 
-def test_a_person_is_asked_where_the_dataset_file_says_so(own_places: Path) -> None:
-    (own_places / "datasets" / "asked.yaml").write_text(
-        "source: {type: digits}\ngate: {approval: true}\n"
-    )
-    tasks = parse(own_places)["dags"]["train_asked"]["tasks"]
-    assert tasks == [*TRAIN[:-1], "approve", "publish"]
+def test_a_person_is_asked_where_the_dataset_file_says_so(own: dict[str, Any]) -> None:
+    assert own["dags"]["train_asked"]["tasks"] == [*TRAIN[:-1], "approve", "publish"]
 
 
-def test_a_dataset_without_a_head_has_no_tasks_for_one(own_places: Path) -> None:
-    (own_places / "datasets" / "tuned.yaml").write_text(
-        "source: {type: digits}\ntrain: null\nfine_tune: {}\n"
-    )
-    tasks = parse(own_places)["dags"]["train_tuned"]["tasks"]
-    assert not {"reduce", "train"} & set(tasks)
+def test_a_dataset_without_a_head_has_no_tasks_for_one(own: dict[str, Any]) -> None:
+    assert not {"reduce", "train"} & set(own["dags"]["train_tuned"]["tasks"])
 
 
-def test_a_competition_has_a_submission_that_follows_its_champion(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.delenv("SIGHTLINE_DATASETS")
-    dags = parse(tmp_path)["dags"]
+def test_a_competition_has_a_submission_that_follows_its_champion(shipped: dict[str, Any]) -> None:
+    dags = shipped["dags"]
     assert dags["predict_digits"]["tasks"] == PREDICT
     predict = dags["predict_car_models"]
     assert predict["tasks"] == [*PREDICT, "submit"]
@@ -200,10 +213,8 @@ def test_a_competition_has_a_submission_that_follows_its_champion(
     assert predict["pools"]["score_new"] == "sightline_spark"
 
 
-def test_a_take_down_waits_for_what_is_running(own_places: Path) -> None:
-    (own_places / "datasets" / "good.yaml").write_text("source: {type: digits}\n")
-    (own_places / "datasets" / "good.expectations.yaml").write_text("manifest: []\n")
-    parsed = parse(own_places)
+def test_a_take_down_waits_for_what_is_running(own: dict[str, Any]) -> None:
+    parsed = own
     take_down = parsed["dags"]["take_down"]
     assert take_down["tasks"] == ["wait_for_runs", "take_down"]
     assert take_down["documented"]
@@ -211,17 +222,14 @@ def test_a_take_down_waits_for_what_is_running(own_places: Path) -> None:
     assert "ingest_good.expectations" not in parsed["dags"]
 
 
-def test_a_dataset_without_a_schedule_runs_by_hand_only(own_places: Path) -> None:
-    (own_places / "datasets" / "manual.yaml").write_text("source: {type: digits}\nschedule: null\n")
-    parsed = parse(own_places)
-    assert parsed["dags"]["ingest_manual"]["timetable"] == "NullTimetable"
+def test_a_dataset_without_a_schedule_runs_by_hand_only(own: dict[str, Any]) -> None:
+    assert own["dags"]["ingest_manual"]["timetable"] == "NullTimetable"
 
 
 def test_a_source_by_days_takes_the_day_before_where_a_run_has_no_partition(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    shipped: dict[str, Any],
 ) -> None:
-    monkeypatch.delenv("SIGHTLINE_DATASETS")
-    dags = parse(tmp_path)["dags"]
+    dags = shipped["dags"]
 
     def template(dag_id: str) -> str:
         variables = next(found for found in dags[dag_id]["partitions"] if found)
@@ -233,11 +241,10 @@ def test_a_source_by_days_takes_the_day_before_where_a_run_has_no_partition(
     assert dags["ingest_open_images_car_tree"]["pools"]["list_images"] == "sightline_spark"
 
 
-def test_maintenance_cleans_every_dataset_one_after_the_other(own_places: Path) -> None:
-    for name in ("good", "other"):
-        (own_places / "datasets" / f"{name}.yaml").write_text("source: {type: digits}\n")
-    maintenance = parse(own_places)["dags"]["maintenance"]
-    assert set(maintenance["tasks"]) == {"clean_shared", "good.maintain", "other.maintain"}
+def test_maintenance_cleans_every_dataset_one_after_the_other(own: dict[str, Any]) -> None:
+    maintenance = own["dags"]["maintenance"]
+    datasets = {*OWN} - {"good.expectations"}
+    assert set(maintenance["tasks"]) == {"clean_shared", *(f"{name}.maintain" for name in datasets)}
     assert maintenance["documented"]
     assert min(maintenance["retries"]) >= 2
     assert maintenance["max_active_runs"] == 1

@@ -24,7 +24,7 @@ from sightline import emr, ledger, preflight, shipping, storage
 from sightline.catalog import open_catalog
 from sightline.config import DatasetSpec, read_dataset
 from sightline.emr_operators import EmrClusterStage, EmrServerlessStage
-from sightline.errors import ConfigError, SightlineError, StorageError, WeightsError
+from sightline.errors import ConfigError, ResourceError, SightlineError, StorageError, WeightsError
 from sightline.operators import SparkStageOperator
 from sightline.orchestration import spark_stage
 from sightline.sources import Survey
@@ -256,6 +256,39 @@ def test_what_the_job_refuses_fails_the_task_for_good_in_its_sentence(
     assert str(raised[0]) == "Table images is gone."
 
 
+def test_a_job_killed_for_memory_is_not_tried_again(
+    own_places: Path, application: str, bucket: str, jobs_run_on: None
+) -> None:
+    operator = stage(photos(own_places, "{where: emr_serverless, executor_memory_gigabytes: 8}"))
+    thread, raised = executed(operator, context_of(operator))
+    [run] = until(lambda: job_runs(application))
+    run.state_details = (
+        "Job failed. ExitCode: 137. Last few exceptions: Worker has been killed as memory usage"
+    )
+    run.state = "FAILED"
+    thread.join(ENDS_SECONDS)
+    assert [type(error) for error in raised] == [AirflowFailException]
+    assert "killed for memory; set compute.executor_memory_gigabytes higher (now 8)" in str(
+        raised[0]
+    )
+
+
+def test_the_log_of_a_clusters_step_tells_of_a_full_heap(
+    own_places: Path, cluster_connection: None, bucket: str
+) -> None:
+    operator = stage(photos(own_places, "emr"))
+    thread, raised = executed(operator, context_of(operator))
+    cluster = until(lambda: [one for one in clusters() if one.steps])[-1]
+    [step] = cluster.steps
+    place = storage.join(bucket, "_logs", cluster.id, "steps", step.id, "stderr.gz")
+    heap = "Caused by: java.lang.OutOfMemoryError: Java heap space"
+    storage.write_bytes(place, gzip.compress(heap.encode()))
+    step.state, cluster.state = "FAILED", "TERMINATED_WITH_ERRORS"
+    thread.join(ENDS_SECONDS)
+    assert [type(error) for error in raised] == [AirflowFailException]
+    assert str(raised[0]).startswith("featurize needs more than the Java heap of its driver or")
+
+
 def test_a_lost_job_is_tried_again_whatever_an_earlier_try_had_refused(
     own_places: Path, application: str, jobs_run_on: None
 ) -> None:
@@ -383,6 +416,16 @@ def test_the_preflight_counts_the_memory_of_emr_not_of_this_machine(
     facts = preflight.check_survey(spec, survey)
     assert "compute: emr_serverless, up to 9 executors of 4 cores and 16 GB" in facts
     assert facts[-1].endswith("on EMR")
+
+
+def test_a_training_that_no_executor_of_emr_can_hold(own_places: Path, bucket: str) -> None:
+    text = "source: {type: digits}\nbackbone: {name: vgg16, weights: random, image_size: 32}\n"
+    text += "fine_tune: {trainable: all}\n"
+    text += "compute: {where: emr, executor_memory_gigabytes: 4}\n"
+    with pytest.raises(ResourceError) as caught:
+        preflight.check_survey(write_dataset(own_places, "photos", text), Survey({"a": 5, "b": 5}))
+    assert "but there are 4.0 GiB on EMR; " in str(caught.value)
+    assert str(caught.value).endswith("or raise compute.executor_memory_gigabytes (now 4).")
 
 
 def test_a_connection_that_says_too_little_is_named(

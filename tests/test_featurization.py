@@ -341,7 +341,7 @@ def wait_for_more_rows(catalog: Catalog, before: int, driver: "subprocess.Popen[
 def test_killed_python_workers_cost_their_tasks_and_no_image(
     spark: "SparkSession", spec: DatasetSpec, catalog: Catalog, backbone: Backbone
 ) -> None:
-    rows = photos(60)
+    rows = photos(30)
     store_files(catalog, rows, 2)
     killed = set[int]()
     with ThreadPoolExecutor(1) as pool:
@@ -356,8 +356,8 @@ def test_killed_python_workers_cost_their_tasks_and_no_image(
                 killed.add(worker.pid)
         record = running.result(DEADLINE_SECONDS)
     assert len(killed) >= 2
-    assert 0 < finished < 60
-    assert record.counts["featurized"] == 60
+    assert 0 < finished < 30
+    assert record.counts["featurized"] == 30
     assert_same(stored(catalog, backbone.identity("fp32")), expected(backbone, rows))
 
 

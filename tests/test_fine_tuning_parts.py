@@ -25,7 +25,14 @@ from sightline.errors import ConfigError, TrainingError
 from sightline.fine_tune_config import FineTuneSpec, TunedHeadSpec
 from sightline.fine_tuning import recipes
 from sightline.fine_tuning.augmentation import make_augmentation, make_mixing, views
-from sightline.fine_tuning.checkpoints import Epoch, Progressed, read_checkpoint, write_checkpoint
+from sightline.fine_tuning.checkpoints import (
+    Epoch,
+    Progressed,
+    read_checkpoint,
+    read_weights,
+    write_checkpoint,
+    write_weights,
+)
 from sightline.fine_tuning.network import (
     TunedNetwork,
     find_folded,
@@ -296,7 +303,11 @@ def test_a_model_s_network_is_mapped_from_its_file(network: TunedNetwork, own_pl
         "settings": FineTuneSpec().model_dump(mode="json"),
     }
     model = {"version": "v1-tuned", "kind": models.FINE_TUNED, "labels": ["a", "b", "c"]}
-    state = {name: value.contiguous() for name, value in network.state_dict().items()}
+    write_weights(str(own_places / "checkpoint"), network.state_dict())
+    state = read_weights(
+        str(own_places / "checkpoint")
+    )  # in channels-last order, as it was trained
+    assert not all(value.is_contiguous() for value in state.values())
     save_tuned(catalog, {**model, "fine_tuning": tuning}, state)
     held = Path(weights_url(catalog, "v1-tuned"))
     kept = models.read_model(catalog, "v1-tuned")

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from sightline import backbones, ledger, memory, models, storage, tables
+from sightline import backbones, ledger, memory, models, tables
 from sightline.catalog import Catalog, open_catalog
 from sightline.config import DatasetSpec, load_dataset
 from tests import founding
@@ -34,8 +34,6 @@ MOST_BYTES = 8 * memory.GIB
 DAY = "2026-11-05"
 CLASSES = ("bicycle", "bus", "car", "excavator", "motorbike", "scooter", "snowmobile", "train",
            "truck", "wagon")  # fmt: skip
-STUDY = {"dataset": "sun397", "workers": [1, 2], "batch_sizes": [32], "epochs": 1}
-STUDY |= {"price_per_hour": 1.5}
 Measure = Callable[[str], AbstractContextManager[None]]
 
 
@@ -301,18 +299,11 @@ def test_sun397_is_read_inside_its_archive(world: World, measured: Measure) -> N
         sightline(world.places, "run", "sun397")
         trained = check_trained("sun397", images=36)
         check_predicted(world, trained)
-        with session(world.places) as client:
-            study = founding.trigger(client, "scaling_study", **STUDY)
-            founding.wait_for_success(client, study)
     catalog = trained.catalog
     labels = count(catalog, "SELECT DISTINCT label FROM images ORDER BY label")
     assert [row["label"] for row in labels] == ["abbey", "church/indoor", "church/outdoor"]
     assert trained.tested == 18
     assert trained.candidates["fine_tuned"]["fine_tuning"]["settings"]["processes"] == 2
-    workers = count(catalog, "SELECT workers FROM scaling ORDER BY workers")
-    assert workers == [{"workers": 1}, {"workers": 2}]
-    pages = [name for name in storage.list_names(catalog.reports) if name.startswith("scaling-")]
-    assert len(pages) == 1
 
 
 def test_car_models_fill_in_the_competitions_sample(world: World, measured: Measure) -> None:

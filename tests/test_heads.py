@@ -113,6 +113,7 @@ def test_what_is_kept_predicts_as_sparks_own_pipeline(
         assert np.abs(ours - theirs).max() < 1e-6
 
 
+@pytest.mark.slow  # test_label_overrides trains and evaluates a head, too
 def test_a_trained_head_is_one_file_that_evaluation_reads(
     spark: "SparkSession", own_places: Path
 ) -> None:

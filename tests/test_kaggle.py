@@ -14,7 +14,7 @@ from sightline.catalog import open_catalog
 from sightline.config import read_dataset
 from sightline.errors import SourceError
 from sightline.source_config import KaggleSource
-from sightline.sources import kaggle
+from sightline.sources import kaggle, kaggle_api
 from sightline.sources.access import Access, Credential
 from tests.servers.kaggle import TOKEN, KaggleServer, kaggle_server
 
@@ -139,7 +139,10 @@ def test_each_refusal_is_a_sentence_with_the_way_out(server: KaggleServer) -> No
         listed(fruits(server, folders={"train": "Nothing", "test": "Test"}))
 
 
-def test_a_busy_kaggle_is_asked_again_and_then_left_to_airflow(server: KaggleServer) -> None:
+def test_a_busy_kaggle_is_asked_again_and_then_left_to_airflow(
+    server: KaggleServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kaggle_api, "WAIT_SECONDS", 0.02)  # rather than half a second
     server.statuses = [503, 429]
     assert kaggle.survey(fruits(server), access()).size_bytes
     server.statuses = [503] * 4

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 DATASET = """
 source: {type: folder, path: photos}
 reduce: {components: 6}
-train: {folds: 2, penalties: [0.01]}
+train: {folds: 2, penalties: [0.01], max_iterations: 20}
 """
 SPLITS = ["train", "train", "train", "test"]
 

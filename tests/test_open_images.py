@@ -58,7 +58,7 @@ def listed(bucket: Bucket, **options: Any) -> tuple[dict[int, dict[str, Any]], A
 def test_verified_labels_become_rows_with_licence_author_and_rotation(
     spark: "SparkSession", bucket: Bucket
 ) -> None:
-    rows, _ = listed(bucket)
+    rows, access = listed(bucket)  # an image of both classes is dropped
     assert {number: row["label"] for number, row in rows.items()} == {
         1: "Car",
         2: "Tree",
@@ -73,16 +73,25 @@ def test_verified_labels_become_rows_with_licence_author_and_rotation(
     }
     assert rows[1]["licence"] == "https://creativecommons.org/licenses/by/2.0/"
     assert (rows[2]["rotation"], rows[7]["licence"]) == (None, None)
+    found = access.metrics["exploration"]  # labels, sources, sizes and rotations are counted
+    assert found["several_classes"] == [["Car", "Tree", 1]]
+    assert found["labels"] == [
+        ["Car", "machine", False, 1],
+        ["Car", PEOPLE, False, 3],
+        ["Car", PEOPLE, True, 3],
+        ["Tree", PEOPLE, True, 3],
+    ]
+    assert found["images_by_class"] == {"Car": 1, "Tree": 2}
+    assert (found["rotated"], found["not_in_the_image_list"]) == (1, 1)
+    assert found["original_bytes"] == [1001, 1001, 1001, 1002, 1002]
 
 
-@pytest.mark.parametrize(
-    ("ambiguous", "label"), [("drop", None), ("first", "Car"), ("keep_as both", "both")]
-)
+@pytest.mark.parametrize(("ambiguous", "label"), [("first", "Car"), ("keep_as both", "both")])
 def test_an_image_of_both_classes_follows_the_policy(
-    spark: "SparkSession", bucket: Bucket, ambiguous: str, label: str | None
+    spark: "SparkSession", bucket: Bucket, ambiguous: str, label: str
 ) -> None:
     rows, access = listed(bucket, ambiguous=ambiguous)
-    assert rows.get(3, {}).get("label") == label
+    assert rows[3]["label"] == label
     assert access.metrics["exploration"]["several_classes"] == [["Car", "Tree", 1]]
 
 
@@ -93,22 +102,6 @@ def test_less_sure_labels_and_other_sources_are_taken_when_asked_for(
     assert {number: row["label"] for number, row in rows.items()} == {5: "Car"}
     rows, _ = listed(bucket, sources=[], confidence=0.5)
     assert sorted(rows) == [1, 2, 5, 7]
-
-
-def test_the_exploration_counts_labels_sources_sizes_and_rotations(
-    spark: "SparkSession", bucket: Bucket
-) -> None:
-    _, access = listed(bucket)
-    found = access.metrics["exploration"]
-    assert found["labels"] == [
-        ["Car", "machine", False, 1],
-        ["Car", PEOPLE, False, 3],
-        ["Car", PEOPLE, True, 3],
-        ["Tree", PEOPLE, True, 3],
-    ]
-    assert found["images_by_class"] == {"Car": 1, "Tree": 2}
-    assert (found["rotated"], found["not_in_the_image_list"]) == (1, 1)
-    assert found["original_bytes"] == [1001, 1001, 1001, 1002, 1002]
 
 
 def test_an_unknown_class_is_refused_with_the_nearest(bucket: Bucket) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from sightline import preflight, tables
+from sightline import memory, preflight, tables
 from sightline.config import DatasetSpec
 from sightline.errors import ResourceError, SightlineError, SourceError, WeightsError
 from sightline.images import Limits
@@ -140,8 +140,7 @@ def test_what_is_held_already_needs_no_room(tmp_path: Path, photos: Path) -> Non
 
 def test_more_rows_and_columns_than_the_memory_holds(tmp_path: Path, photos: Path) -> None:
     spec = dataset(tmp_path, photos, RANDOM + "\nreduce: {components: 500}")
-    physical = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    images = physical // (500 * 8)  # the matrix alone fills the memory
+    images = memory.total_bytes() // (500 * 8)  # the matrix alone fills the memory
     with pytest.raises(ResourceError) as caught:
         preflight.check_survey(spec, Survey({"cats": images, "dogs": 2}, size_bytes=images))
     sentence = str(caught.value)
@@ -151,6 +150,68 @@ def test_more_rows_and_columns_than_the_memory_holds(tmp_path: Path, photos: Pat
     narrow = dataset(tmp_path, photos, RANDOM + "\nreduce: {components: 2}")
     few = Survey({"cats": 2, "dogs": 2}, size_bytes=10)
     assert "(4 x 2)" in preflight.check_survey(narrow, few)[3]
+
+
+def test_a_training_that_fits_is_told_part_by_part(tmp_path: Path, photos: Path) -> None:
+    backbone = "backbone: {name: resnet18, weights: random, image_size: 64}"
+    spec = dataset(tmp_path, photos, f"{backbone}\nfine_tune: {{}}\nlimits: {{memory: 4GiB}}")
+    fact = check(spec)[-1]
+    assert fact.startswith("memory: fine_tune holds at least ")
+    assert fact.endswith(", of 4.0 GiB that it may use")
+    for part in (
+        "weights 85 MiB",
+        "gradients",
+        "optimiser",
+        "activations of two pictures",
+        "data l",
+    ):
+        assert part in fact
+
+
+def test_a_training_that_no_micro_batch_makes_fit(tmp_path: Path, photos: Path) -> None:
+    backbone = "backbone: {name: vgg16, weights: random, image_size: 32}"
+    spec = dataset(
+        tmp_path, photos, f"{backbone}\nfine_tune: {{trainable: all}}\nlimits: {{memory: 2GiB}}"
+    )
+    sentence = refusal(ResourceError, spec)
+    assert sentence.startswith(
+        "Dataset photos: fine-tuning vgg16 (trainable: all, 32 pixels, adamw) needs about 4."
+    )
+    assert "of memory in each process on two pictures at a time, but it may use 2.0 GiB" in sentence
+    assert "set limits.memory to 6GiB or more, choose a smaller backbone.image_size" in sentence
+    frozen = dataset(tmp_path, photos, f"{backbone}\nfine_tune: {{trainable: head}}")
+    assert check(frozen)
+
+
+def test_processes_share_the_machine(tmp_path: Path, photos: Path) -> None:
+    text = "backbone: {name: resnet18, weights: random, image_size: 32}\n"
+    text += "fine_tune: {processes: 2048, batch_size: 4096}\nlimits: {memory: 1GiB}"
+    sentence = refusal(ResourceError, dataset(tmp_path, photos, text))
+    assert "for 2048 processes on two pictures at a time, but there are " in sentence
+    assert "GiB here; " in sentence
+    assert "fewer fine_tune.processes, or use a machine with more memory." in sentence
+
+
+def test_more_workers_than_the_memory_holds(
+    tmp_path: Path, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SIGHTLINE_SPARK_MASTER", "local[99999]")
+    sentence = refusal(ResourceError, dataset(tmp_path, photos))
+    assert "of memory to featurize on 99999 cores at once, but this machine has " in sentence
+    assert "set SIGHTLINE_SPARK_MASTER to local[1], " in sentence
+    monkeypatch.setenv("SIGHTLINE_SPARK_MASTER", "local[1]")
+    assert check(dataset(tmp_path, photos))
+
+
+def test_a_cluster_whose_memory_is_unknown_refuses_no_training(
+    tmp_path: Path, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SIGHTLINE_SPARK_MASTER", "spark://127.0.0.1:7077")
+    text = "backbone: {name: vgg16, weights: random, image_size: 32}\n"
+    text += "fine_tune: {trainable: all, processes: 2}\nlimits: {memory: 1GiB}"
+    *_, features, training = check(dataset(tmp_path, photos, text))
+    assert features.endswith("on each machine of the cluster")
+    assert training.endswith("MiB)")
 
 
 def dataset(places: Path, photos: Path | str, more: str = RANDOM) -> DatasetSpec:

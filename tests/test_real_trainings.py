@@ -1,21 +1,24 @@
 """Real pictures, real weights: fine-tuning is worth its time."""
 
+import itertools
 import logging
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from sightline import fine_tuning, models
+from sightline import fine_tuning, models, storage, tables
 from sightline.evaluation import evaluate
 from sightline.featurization import featurize
 from sightline.ingestion import list_images
 from sightline.sources import Access
 from sightline.splitting import split_images
+from tests import accuracies
 from tests.conftest import catalog_of, image_row, make_task, store_rows, write_dataset
 from tests.test_flowers import rows_of
 
@@ -42,18 +45,22 @@ fine_tune:
 """
 DIGITS = """
 source: {{type: digits}}
-backbone: {{name: resnet18, weights: random, image_size: 48}}
+backbone: {{name: resnet18, weights: random, image_size: {size}, seed: {seed}}}
 split: {{seed: 1}}
 train: null
 fine_tune:
   trainable: all
-  epochs: 14
+  epochs: {epochs}
+  seed: {seed}
   learning_rate: 0.003
   batch_size: 64
   augmentation:  # as hands differ; a mirrored digit is none
     - Affine: {{rotate: [-10, 10], translate_percent: [-0.08, 0.08], scale: [0.9, 1.1], p: 0.8}}
   processes: {processes}
 """
+FULL = {"size": 48, "epochs": 14, "seed": 0, "processes": 1}
+SMALL = {"size": 32, "epochs": 6}  # a quarter of the time, a few errors more
+SEEDS = range(1, 6)
 
 
 def train(
@@ -85,43 +92,77 @@ def test_flowers_fine_tuned_beat_their_frozen_features(
     task, record = make_task("featurize")
     featurize(spark, spec, catalog, task, record)
     model, seconds = train(spark, spec, catalog, str(record.counts["backbone_id"]))
+    tuned = accuracies.right_answers(catalog, model["version"])
+    gain = accuracies.compare([tuned], [frozen_answers(catalog)])
+    views = accuracies.compare([tuned], [plain_answers(catalog, model)])
+    log.info("fine-tuned beside frozen: %s; with other views beside without: %s", gain, views)
+    assert seconds < 15 * 60
+    assert gain.mean > 0
+    accuracies.assert_not_worse(gain, margin=-0.015)  # the gain that the documentation promises
+    accuracies.assert_not_worse(views, margin=0.005)
+
+
+def frozen_answers(catalog: "Catalog") -> list[bool]:
+    """Which test images the best of three heads on the frozen features has right."""
     features, labels = rows_of(catalog, "train")
     test, truth = rows_of(catalog, "test")
     heads = [
         make_pipeline(StandardScaler(), LogisticRegression(C=c, max_iter=500)).fit(features, labels)
         for c in (0.001, 0.01, 0.1)
     ]
-    frozen = max(head.score(test, truth) for head in heads)
-    log.info("frozen: %.4f", frozen)
-    metrics = model["metrics"]
-    assert seconds < 15 * 60
-    assert metrics["accuracy"] >= frozen + 0.015
-    assert metrics["accuracy"] >= metrics["plain_accuracy"]  # with other views, and without
+    answers = [(head.predict(test) == np.array(truth)).tolist() for head in heads]
+    return list(max(answers, key=sum))
+
+
+def plain_answers(catalog: "Catalog", model: dict[str, Any]) -> list[bool]:
+    """Which test images the network has right without test-time augmentation."""
+    statement = f"""SELECT s.probabilities, i.label FROM scores s
+        JOIN images i ON i.image_id = s.image_id
+        WHERE s.model_version = {tables.literal(model["version"])} ORDER BY s.image_id"""
+    with tables.query(scores=catalog.scores, images=catalog.images) as sql:
+        rows = sql(statement).to_pylist()
+    return [model["labels"][np.argmax(row["probabilities"])] == row["label"] for row in rows]
+
+
+def test_digits_are_learned_from_random_weights(spark: "SparkSession", own_places: Path) -> None:
+    spec, catalog = store_digits(own_places)
+    model, seconds = train(spark, spec, catalog)
+    # Six of 436 may be wrong. Usually one or two are; where two are expected, more than six are in
+    # one training of 200.
+    assert model["metrics"]["accuracy"] >= 0.985
+    assert seconds < 180
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # TorchDistributor's
-def test_digits_are_learned_from_random_weights_by_one_process_and_by_two(
-    spark: "SparkSession", own_places: Path
-) -> None:
-    found = []
-    for processes in (1, 2):
-        name = f"digits_{processes}"
-        spec = write_dataset(own_places, name, DIGITS.format(processes=processes))
-        catalog = catalog_of(spec)
-        task, record = make_task("list_images")
-        list_images(spec, Access(catalog, "all"), task, record)
-        store_rows(catalog.images, digits_rows(catalog))
-        split_images(spec, catalog, *make_task("split"))
-        found.append(train(spark, spec, catalog))
-    (one, seconds), (two, _) = found
-    assert one["metrics"]["accuracy"] >= 0.985
-    assert seconds < 180
-    assert abs(one["metrics"]["accuracy"] - two["metrics"]["accuracy"]) <= 0.005
+def test_two_processes_learn_as_well_as_one(spark: "SparkSession", own_places: Path) -> None:
+    _, catalog = store_digits(own_places)
+    answers: dict[int, list[list[bool]]] = {1: [], 2: []}
+    for seed, processes in itertools.product(SEEDS, answers):
+        spec = write_digits(own_places, **SMALL, seed=seed, processes=processes)
+        model, _ = train(spark, spec, catalog)
+        answers[processes].append(accuracies.right_answers(catalog, model["version"]))
+    difference = accuracies.compare(answers[2], answers[1])
+    log.info("two processes beside one: %s", difference)
+    accuracies.assert_not_worse(difference, margin=0.01)
+
+
+def write_digits(places: Path, **changed: int) -> "DatasetSpec":
+    """The dataset file of the digits: the full recipe with other numbers."""
+    return write_dataset(places, "digits", DIGITS.format(**{**FULL, **changed}))
+
+
+def store_digits(places: Path) -> tuple["DatasetSpec", "Catalog"]:
+    """The digits, ingested and split."""
+    spec = write_digits(places)
+    catalog = catalog_of(spec)
+    task, record = make_task("list_images")
+    list_images(spec, Access(catalog, "all"), task, record)
+    store_rows(catalog.images, digits_rows(catalog))
+    split_images(spec, catalog, *make_task("split"))
+    return spec, catalog
 
 
 def digits_rows(catalog: "Catalog") -> list[dict[str, Any]]:
-    from sightline import storage, tables
-
     batches = tables.read_batches(catalog.manifest, ["uri", "label"])
     listed = [row for batch in batches for row in batch.to_pylist()]
     rows = [image_row(storage.read_bytes(row["uri"]), row["label"]) for row in listed]

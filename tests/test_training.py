@@ -159,7 +159,8 @@ def test_too_few_classes_or_images_are_refused(
         )
 
 
-def test_accuracy_is_that_of_scikit_learn(spark: "SparkSession") -> None:
+def test_answers_are_those_of_scikit_learn(spark: "SparkSession") -> None:
+    """Both minimise the same convex loss, so that all processors come to the same answers."""
     digits = load_digits()
     values, labels = digits.data.astype(np.float32), [str(one) for one in digits.target]
     held_out = np.arange(len(values)) % 4 == 0
@@ -171,6 +172,7 @@ def test_accuracy_is_that_of_scikit_learn(spark: "SparkSession") -> None:
     # Spark's penalty is on the mean loss, scikit-learn's C on the sum.
     theirs = LogisticRegression(C=1 / (0.003 * len(given)), max_iter=500)
     theirs.fit(scaler.transform(values[~held_out]), given)
-    right = np.array(ours.labels)[ours.probabilities(values[held_out]).argmax(axis=1)] == truth
-    assert right.mean() > 0.9
-    assert abs(right.mean() - theirs.score(scaler.transform(values[held_out]), truth)) <= 0.005
+    answers = np.array(ours.labels)[ours.probabilities(values[held_out]).argmax(axis=1)]
+    differ = answers != theirs.predict(scaler.transform(values[held_out]))
+    assert (answers == truth).mean() > 0.9
+    assert differ.sum() <= 2  # of 450; Spark stops after 30 iterations

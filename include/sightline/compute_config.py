@@ -34,6 +34,16 @@ class ComputeSpec(Section):
     hours: float = Field(24, gt=0, le=240)  # the longest that a job may take before it is ended
     conf: dict[str, str] = {}  # more settings of Spark
 
+    def barrier_executors(self, processes: int) -> int:
+        """Executors of a barrier stage, whose number is fixed: one for each process, up to `executors`."""
+        return int(self.conf.get("spark.executor.instances", min(processes, self.executors)))
+
+    def barrier_slots(self, processes: int) -> int:
+        """Tasks that these executors can run at the same time."""
+        cores = int(self.conf.get("spark.executor.cores", self.executor_cores))
+        cores_per_task = int(self.conf.get("spark.task.cpus", 1))
+        return self.barrier_executors(processes) * (cores // cores_per_task)
+
     @model_validator(mode="before")
     @classmethod
     def _name_alone(cls, value: Any) -> Any:

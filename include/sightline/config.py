@@ -223,6 +223,20 @@ class DatasetSpec(Section):
             raise ValueError("give train, fine_tune or both: without one there is no classifier")
         return self
 
+    @model_validator(mode="after")
+    def _has_slots_for_training(self) -> Self:
+        """All processes of a training start together, or Spark does not start the stage."""
+        if self.compute.where == "spark" or self.fine_tune is None:
+            return self
+        processes = self.fine_tune.processes
+        slots = self.compute.barrier_slots(processes)
+        if slots < processes:
+            raise ValueError(
+                f"fine_tune.processes is {processes}, but the executors of compute run only {slots} tasks at "
+                "the same time; raise compute.executors or compute.executor_cores, or use fewer processes"
+            )
+        return self
+
     @field_validator("schedule")
     @classmethod
     def _is_cron(cls, schedule: str | None) -> str | None:

@@ -9,6 +9,7 @@ from typing import Any
 
 from sightline import spark
 from sightline.compute_config import ComputeSpec
+from sightline.config import DatasetSpec
 from sightline.errors import ConfigError
 from sightline.shipping import Shipped
 
@@ -16,6 +17,7 @@ PYTHON = "/opt/sightline/bin/python"  # where the image and the bootstrap put th
 UNPACKED = "sightline"  # the archive's folder, beside each process of the job
 LOGS = "_logs"  # of the storage
 SERVERLESS, CLUSTER = "emr_serverless", "emr_default"  # the connections
+DYNAMIC = "spark.dynamicAllocation.enabled"
 IDLE_SECONDS = 1_800  # after which EMR itself ends a cluster that nobody has ended
 
 
@@ -29,6 +31,7 @@ class Job:
     arguments: list[str]
     environment: dict[str, str]
     conf: dict[str, str]  # the stage's own
+    barrier_processes: int | None = None  # of a barrier stage, which must all start together
 
 
 def check_storage(storage_url: str) -> None:
@@ -38,6 +41,13 @@ def check_storage(storage_url: str) -> None:
             f"Jobs on EMR read and write tables on S3, but SIGHTLINE_STORAGE is {storage_url}; set it to "
             "s3://<bucket>/<folder>, or the dataset's compute to spark."
         )
+
+
+def barrier_processes(spec: DatasetSpec, stage: str) -> int | None:
+    """How many processes a stage starts together in Spark's barrier mode; None if it uses no barrier."""
+    if stage == "fine_tune" and spec.fine_tune is not None:
+        return spec.fine_tune.processes
+    return None
 
 
 def serverless_driver(job: Job) -> dict[str, Any]:
@@ -84,6 +94,7 @@ def spark_settings(job: Job, driver_prefix: str) -> dict[str, str]:
     environment = {**job.environment, "PYTHONPATH": f"./{UNPACKED}/include"}
     driver = {**environment, "PYSPARK_PYTHON": PYTHON, "PYSPARK_DRIVER_PYTHON": PYTHON}
     executor = {**environment, "PYSPARK_PYTHON": PYTHON}
+    compute, processes = job.compute, job.barrier_processes
     return {
         **spark.CONF,
         **job.conf,
@@ -94,10 +105,12 @@ def spark_settings(job: Job, driver_prefix: str) -> dict[str, str]:
         "spark.pyspark.python": PYTHON,
         **{f"{driver_prefix}{name}": value for name, value in driver.items()},
         **{f"spark.executorEnv.{name}": value for name, value in executor.items()},
-        **_sizes(
-            job.compute
-        ),  # after the stage's own, for a driver that shares one machine with all else
-        **job.compute.conf,
+        # After the stage's own, for a driver that shares one machine with all else.
+        **_sizes(compute),
+        **(_elastic(compute) if processes is None else _fixed(compute, processes)),
+        **compute.conf,
+        # Spark refuses a barrier stage under dynamic allocation (SPARK-24942), whatever the file says.
+        **({} if processes is None else {DYNAMIC: "false"}),
     }
 
 
@@ -107,16 +120,31 @@ def _sizes(compute: ComputeSpec) -> dict[str, str]:
     cores, memory = str(compute.executor_cores), compute.executor_memory_gigabytes
     executor, driver = max(1, memory // 4), max(1, memory // 2)
     return {
-        "spark.dynamicAllocation.enabled": "true",
-        "spark.dynamicAllocation.maxExecutors": str(compute.executors),
-        # Stages deal their work out before the executors have come.
-        "spark.default.parallelism": str(compute.executors * compute.executor_cores),
         "spark.executor.cores": cores,
         "spark.executor.memory": f"{executor}g",
         "spark.executor.memoryOverhead": f"{memory - executor}g",
         "spark.driver.cores": cores,
         "spark.driver.memory": f"{driver}g",
         "spark.driver.memoryOverhead": f"{memory - driver}g",
+    }
+
+
+def _elastic(compute: ComputeSpec) -> dict[str, str]:
+    """Executors come when there is work, and go when they are idle."""
+    return {
+        DYNAMIC: "true",
+        "spark.dynamicAllocation.maxExecutors": str(compute.executors),
+        # Stages deal their work out before the executors have come.
+        "spark.default.parallelism": str(compute.executors * compute.executor_cores),
+    }
+
+
+def _fixed(compute: ComputeSpec, processes: int) -> dict[str, str]:
+    """As many executors as the processes of a barrier stage need, from the start to the end."""
+    executors = compute.barrier_executors(processes)
+    return {
+        "spark.executor.instances": str(executors),
+        "spark.default.parallelism": str(executors * compute.executor_cores),
     }
 
 

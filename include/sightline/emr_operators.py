@@ -20,7 +20,7 @@ from airflow.sdk.exceptions import AirflowFailException, AirflowNotFoundExceptio
 from botocore.exceptions import BotoCoreError, ClientError  # type: ignore[import-untyped]
 
 from sightline import emr, storage
-from sightline.config import load_dataset
+from sightline.config import DatasetSpec, load_dataset
 from sightline.errors import SightlineError
 from sightline.operators import SparkStage, failure_of
 from sightline.settings import load_settings
@@ -35,6 +35,7 @@ POLL_SECONDS = 20
 UNFINISHED_JOBS = ["SUBMITTED", "PENDING", "SCHEDULED", "QUEUED", "RUNNING"]
 UNFINISHED_CLUSTERS = ["STARTING", "BOOTSTRAPPING", "RUNNING", "WAITING"]
 LOG_LINES = 40  # of the driver's log that the task's log repeats
+ERROR_LINES = 500  # of its errors, in which the reason of a failure is looked for
 
 
 class EmrStage(SparkStage):
@@ -71,11 +72,25 @@ class EmrStage(SparkStage):
             yield job
         except SightlineError as error:
             raise failure_of(error) from None
-        except Exception:
+        except Exception as error:
             refused = (ledger.read_failure(catalog, task) or {}).get("refused")
-            if refused:
-                raise AirflowFailException(refused) from None
+            final = refused or self._memory_reason(error, spec)
+            if final:
+                raise AirflowFailException(final) from None
             raise
+
+    def _memory_reason(self, error: Exception, spec: DatasetSpec) -> str | None:
+        """One sentence if the job failed for memory, from what EMR and the driver's log say."""
+        from sightline import spark_memory
+
+        answer = getattr(error, "last_response", "")  # of the API, with the details of the state
+        text = "\n".join([str(error), str(answer), *self._printed()])
+        gigabytes = spec.compute.executor_memory_gigabytes
+        return spark_memory.explain_emr_failure(self.stage, text, gigabytes)
+
+    def _printed(self) -> list[str]:
+        """What a failed job has left: its driver's log, or EMR's reason."""
+        raise NotImplementedError
 
     def _job(self, task: "TaskRun") -> emr.Job:
         from sightline import provenance, shipping
@@ -91,14 +106,16 @@ class EmrStage(SparkStage):
             "SIGHTLINE_PARTITION": task.partition,
             "AWS_REGION": self.hook.conn_region_name,  # type: ignore[attr-defined]
         }
+        spec = load_dataset(self.dataset)
         return emr.Job(
             # A retry has the same name, by which it finds what an earlier try has left running.
             name=storage.safe_name(f"sightline.{task.dag_id}.{task.run_id}.{self.stage}")[:256],
-            compute=load_dataset(self.dataset).compute,
+            compute=spec.compute,
             code=shipping.ship(self.stage),
             arguments=[self.dataset, *self.more_args],
             environment={name: value for name, value in environment.items() if value},
             conf=self.conf,
+            barrier_processes=emr.barrier_processes(spec, self.stage),
         )
 
 
@@ -160,9 +177,15 @@ class EmrServerlessStage(EmrStage, EmrServerlessStartJobOperator):
 
     def _repeat_log(self) -> None:
         """The end of the driver's log, where EMR has written it already."""
-        place = f"applications/{self.application_id}/jobs/{self.job_id}/SPARK_DRIVER/stdout.gz"
-        for line in _last_lines(storage.join(_logs(), place)):
+        for line in self._driver_log("stdout.gz"):
             log.info("driver: %s", line)
+
+    def _printed(self) -> list[str]:
+        return self._driver_log("stderr.gz", ERROR_LINES)
+
+    def _driver_log(self, name: str, count: int = LOG_LINES) -> list[str]:
+        place = f"applications/{self.application_id}/jobs/{self.job_id}/SPARK_DRIVER/{name}"
+        return _last_lines(storage.join(_logs(), place), count)
 
 
 class EmrClusterStage(EmrStage, EmrCreateJobFlowOperator):
@@ -204,6 +227,17 @@ class EmrClusterStage(EmrStage, EmrCreateJobFlowOperator):
             raise RuntimeError(
                 f"Cluster {self._job_flow_id} has ended, but its step is {', '.join(states)}."
             )
+
+    def _printed(self) -> list[str]:
+        if self._job_flow_id is None:
+            return []
+        with suppress(BotoCoreError, ClientError):  # what ended the task comes first
+            steps = self.hook.conn.list_steps(ClusterId=self._job_flow_id)["Steps"]
+            logs = [_logs(), self._job_flow_id, "steps"]
+            files = [storage.join(*logs, step["Id"], "stderr.gz") for step in steps]
+            reasons = [str(step["Status"].get("FailureDetails", "")) for step in steps]
+            return reasons + [line for file in files for line in _last_lines(file, ERROR_LINES)]
+        return []
 
     def _end_earlier(self, name: str) -> None:
         """End the cluster of a try that was killed with no time to end it."""
@@ -247,10 +281,10 @@ def _bootstrap() -> list[str]:
     return [script, shipping.ship_file(home / "requirements.txt")]
 
 
-def _last_lines(url: str) -> list[str]:
+def _last_lines(url: str, count: int) -> list[str]:
     import gzip
 
     try:
-        return gzip.decompress(storage.read_bytes(url)).decode().splitlines()[-LOG_LINES:]
+        return gzip.decompress(storage.read_bytes(url)).decode().splitlines()[-count:]
     except (OSError, EOFError):  # not written yet, or not to be read by us
         return []

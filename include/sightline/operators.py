@@ -4,16 +4,19 @@ lineage.
 
 import logging
 import re
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
+from airflow.providers.apache.spark.hooks.spark_submit import SparkSubmitHook
 from airflow.providers.apache.spark.operators.spark_submit import SparkSubmitOperator
 from airflow.providers.standard.operators.hitl import ApprovalOperator
 from airflow.providers.standard.operators.python import PythonOperator
 from airflow.sdk import Context, get_current_context
 from airflow.sdk.exceptions import AirflowException, AirflowFailException
 
+from sightline import memory
 from sightline.config import load_dataset
 from sightline.errors import REFUSED, SightlineError
 from sightline.settings import load_settings
@@ -22,11 +25,13 @@ from sightline.work import WHOLE, Work, current_task
 if TYPE_CHECKING:
     from sightline.catalog import Catalog
     from sightline.ledger import TaskRun
+    from sightline.spark_memory import Held
 
 log = logging.getLogger(__name__)
 
 SPARK_POOL = "sightline_spark"  # one slot a machine: two Spark drivers would fight for its cores
 FLICKR_POOL = "sightline_flickr"  # one slot: one key's queries an hour are counted across all tasks
+PRINTED_LINES = 1_000  # of a Spark job, in which the reason of its failure is looked for
 
 
 class TableLineage:
@@ -169,20 +174,58 @@ class SparkStageOperator(SparkStage, SparkSubmitOperator):
 
     def execute(self, context: Context) -> None:
         """Submit and wait, unless there is nothing to do."""
-        from sightline import spark
+        from sightline import spark, spark_memory
 
+        held = spark_memory.Held()
+        self._printed = deque[str](maxlen=PRINTED_LINES)
         try:
             if self.is_done(context):
                 return
-            self.conf = {**spark.submit_conf(self.quick), **(self.conf or {})}
-            super().execute(context)
+            compute = load_dataset(self.dataset).compute
+            # On EMR they are EMR's: a scaling study runs here all the same.
+            own = compute.conf if compute.where == "spark" else {}
+            self.conf = {**spark.submit_conf(self.quick), **(self.conf or {}), **own}
+            with spark_memory.watching(self._submitted_pid) as held:
+                super().execute(context)
         except SightlineError as error:
             raise failure_of(error) from None
         except AirflowException as error:
-            refused = re.search(rf"{REFUSED}(.+)", str(error))
-            if refused:
-                raise AirflowFailException(refused[1].strip()) from None
+            final = self._final_reason("\n".join([*self._printed, str(error)]), held)
+            if final:
+                raise AirflowFailException(final) from None
             raise
+        finally:
+            if held.peak_bytes:
+                log.info("%s held %s at most", self.task_id, memory.shown(held.peak_bytes))
+
+    def _get_hook(self) -> SparkSubmitHook:
+        """The hook, which keeps what spark-submit prints: its error holds only the last 20 lines, which are
+        the end of a stack trace."""
+        hook = super()._get_hook()
+        process = hook._process_spark_submit_log
+
+        def keep(lines: Iterator[str]) -> Iterator[str]:
+            for line in lines:
+                self._printed.append(line.strip())
+                yield line
+
+        hook._process_spark_submit_log = lambda itr: process(keep(itr))  # type: ignore[method-assign]
+        return hook
+
+    def _submitted_pid(self) -> int | None:
+        submitted = getattr(self._hook, "_submit_sp", None)  # before the submission, there is none
+        return submitted.pid if submitted else None
+
+    def _final_reason(self, text: str, held: "Held") -> str | None:
+        """Why another try would fail alike: the job's own refusal, or its memory; None if one may help."""
+        from sightline import spark_memory
+
+        refused = re.search(rf"{REFUSED}(.+)", text)
+        if refused and spark_memory.KILLED not in refused[1]:
+            return refused[1].strip()
+        heap = (self.conf or {}).get("spark.driver.memory", "1g")
+        reason = spark_memory.explain_failure(self.task_id, text, held, heap)
+        return reason or (refused[1].strip() if refused else None)
 
 
 class ApprovalStage(ApprovalOperator):

@@ -11,12 +11,13 @@ import zipfile
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 from sightline import storage
 from sightline.config import dataset_files
 from sightline.settings import load_settings
 from sightline.shared_files import SharedFile
+from sightline.storage import Buffer
 
 FOLDER = "_code"  # of the storage; no dataset can have such a name
 WEIGHTS = "_weights"  # likewise
@@ -61,7 +62,7 @@ def ship_file(path: Path) -> str:
     return url
 
 
-def ship_weights(pieces: Callable[[], Iterable[Any]]) -> SharedFile:
+def ship_weights(pieces: Callable[[], Iterable[Buffer]]) -> SharedFile:
     """Send a file of weights, named by its SHA-256. `pieces` makes its bytes, one piece in memory at a time:
     once for the hash, and once more for the file unless it is there already."""
     digest, size = hashlib.sha256(), 0

@@ -21,6 +21,7 @@ from sightline.settings import load_settings
 
 WRITES_AT_ONCE = 16
 PARTS_AT_ONCE = 2  # of a large file
+Buffer = bytes | memoryview
 
 
 def is_local(url: str) -> bool:
@@ -108,7 +109,7 @@ def writing(url: str) -> Iterator[IO[bytes]]:
         put_file(url, whole)
 
 
-def write_pieces(url: str, pieces: Iterable[Any]) -> None:
+def write_pieces(url: str, pieces: Iterable[Buffer]) -> None:
     """Write a large file as `write_bytes` does, one piece in memory at a time."""
     if not is_local(url):
         with writing(url) as stream:

@@ -61,10 +61,10 @@ class TaskLog:
 def find_reason(lines: Iterable[LogLine]) -> str:
     """Why the task failed, in one sentence."""
     lines = list(lines)
-    refusals = [line.text for line in lines if line.text.startswith(REFUSED)]
-    if refusals:
-        return refusals[-1].removeprefix(REFUSED).strip()
     failures = [line.error for line in lines if line.error]
+    refusals = [line.text for line in lines if line.text.startswith(REFUSED)]
+    if refusals and (not failures or failures[-1][0] != "AirflowFailException"):
+        return refusals[-1].removeprefix(REFUSED).strip()
     if not failures:
         loud = [line.text for line in lines if line.level in ("error", "critical")]
         return loud[-1].split(" For more information")[0] if loud else "its log gives no reason"
@@ -98,7 +98,7 @@ def _spark_reason(lines: list[LogLine], text: str) -> str:
     """What ended a Spark job: the kill, or the exception in the job's own output."""
     code = re.search(r"Error code is: (-?\d+)", text)
     if code and int(code[1]) in (-9, 137):  # whatever it has warned of before
-        return "The Spark job was killed, perhaps because the machine ran out of memory."
+        return "The Spark job was killed by signal 9."  # for memory, the operator would say so
     for line in reversed(lines):
         found = EXCEPTION.match(line.text.strip())
         if found and found[2] and found[1] not in WRAPPERS:

@@ -7,6 +7,7 @@ from sightline import delta, leftovers, maintenance, models, storage, tables, tr
 from sightline.catalog import Catalog
 from sightline.config import DatasetSpec
 from sightline.tables import Table
+from tests import accuracies
 
 
 def check_rows(catalog: Catalog) -> None:
@@ -43,7 +44,7 @@ def check_champion(catalog: Catalog) -> None:
     champion = models.require_champion(catalog)
     version = champion["version"]
     assert models.load_classifier(catalog, champion)
-    assert champion["metrics"]["accuracy"] > 0.5
+    accuracies.assert_at_least(champion["metrics"]["accuracy"], champion["rows"]["test"], 0.5)
     assert tables.count_rows(catalog.predictions, partition=version) > 0
     assert storage.exists(storage.join(catalog.reports, f"{version}.html"))
     assert storage.exists(storage.join(catalog.reports, "latest.html"))

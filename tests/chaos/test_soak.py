@@ -1,5 +1,5 @@
-"""Thirty nights on end: new photos, repaired ones, failures, take-downs, no news, a rollback; after
-each its report is right, and neither storage nor memory grows but with the data."""
+"""Thirty nights on end (SIGHTLINE_CHAOS_NIGHTS): new photos, repaired ones, failures, take-downs, no news, a
+rollback; after each its report is right, and neither storage nor memory grows but with the data."""
 
 import logging
 import os
@@ -22,7 +22,9 @@ from tests.conftest import write_dataset
 pytestmark = pytest.mark.chaos_whole
 log = logging.getLogger(__name__)
 
-NIGHTS = 30
+NIGHTS = int(os.environ.get("SIGHTLINE_CHAOS_NIGHTS", "30"))  # at least nine; CI asks for so many
+WITHOUT_NEWS, ROLLED_BACK = (20, 17) if NIGHTS > 20 else (7, 3)
+SETTLED = 13  # nights after which all that is kept for days is there
 DAY_SECONDS = 86_400
 ROW = re.compile(r'<th scope="row">(\d)</th>.*?<td class="n total">([\d,]+)</td>', re.DOTALL)
 
@@ -34,7 +36,7 @@ def test_thirty_nights(own_places: Path) -> None:
     times_live, memories = list[float](), list[int]()
     for night in range(NIGHTS):
         began = time.monotonic()
-        if night != 20:  # a night without news
+        if night != WITHOUT_NEWS:
             bring(photos, digits, night)
         if night % 4 == 2:  # what was broken is repaired
             shutil.copyfile(digits[-night], photos / "1" / f"broken-{night - 1}.png")
@@ -44,7 +46,7 @@ def test_thirty_nights(own_places: Path) -> None:
             uri = str(next(iter((photos / "7").glob("*.png"))))
             if tables.held_values(catalog.images, "uri", [uri]):
                 take_down(catalog, make_asked([], [uri], None, None), "asked for", "tests")
-        if night == 17:
+        if night == ROLLED_BACK:
             publishing.roll_back(catalog, None, "tests", "a try")
         grow_older(Path(catalog.root))
         maintenance.maintain(spec, catalog)
@@ -57,9 +59,10 @@ def test_thirty_nights(own_places: Path) -> None:
             night, killed.total, time.monotonic() - began, tables.count_rows(catalog.images),
             whole / 1e6, live / 1e6, memories[-1], kept_models(catalog),
         )  # fmt: skip
-    settled = max(times_live[8:13])  # by then, all that is kept for days is there
-    assert max(times_live[-5:]) <= settled
-    assert max(memories[-5:]) < 1.2 * max(memories[:5])
+    assert NIGHTS >= 9, "fewer nights hold no kill beside a take-down, a repair and a rollback"
+    if NIGHTS >= SETTLED + 5:
+        assert max(times_live[-5:]) <= max(times_live[8:SETTLED])
+    assert max(memories[5:][-5:]) < 1.2 * max(memories[:5])
     assert kept_models(catalog) <= 8  # of five plans, the champion's and that before it
     laws.check_no_orphans(spec, catalog)
     laws.check_champion(catalog)

@@ -73,7 +73,7 @@ def build_untrained(spec: BackboneSpec) -> tuple["nn.Module", int]:
 def ship_weights(backbone: Backbone, precision: str) -> SharedFile:
     """Write the weights to storage in the form that workers use: in their precision, batch norms folded."""
     ready = inference.in_precision(backbone.module, precision)
-    return shipping.ship_weights(lambda: mapped.packed(ready))
+    return shipping.ship_weights(lambda: mapped.pack_module(ready))
 
 
 def map_backbone(

@@ -39,9 +39,9 @@ def _torchvision_options(spec: BackboneSpec) -> dict[str, Any]:
         random = weights.are_random(spec)
         return {"init_weights": random, "transform_input": not random, "aux_logits": True}
     if spec.name.startswith("vit_"):
-        return {"image_size": _picture_size(spec)}
+        return {"image_size": picture_size(spec)}
     if spec.name.startswith("maxvit_"):
-        return {"input_size": (_picture_size(spec), _picture_size(spec))}
+        return {"input_size": (picture_size(spec), picture_size(spec))}
     return {}
 
 
@@ -108,6 +108,9 @@ def cut_head(spec: BackboneSpec, network: "nn.Module") -> tuple["nn.Module", int
     for name in ("aux1", "aux2", "AuxLogits"):  # heads beside the last, for training only
         if hasattr(network, name):
             setattr(network, name, None)
+    if hasattr(network, "aux_logits"):
+        # Else their outputs come along in training mode.
+        network.aux_logits = False  # type: ignore[assignment]
     name, head = [
         (name, layer) for name, layer in network.named_modules() if isinstance(layer, nn.Linear)
     ][-1]
@@ -129,8 +132,14 @@ def make_transform(spec: BackboneSpec) -> "Callable[[Image.Image], torch.Tensor]
     return preset(crop_size=size, resize_size=size) if size else preset()  # type: ignore[no-any-return]
 
 
-def _picture_size(spec: BackboneSpec) -> int:
-    """Pixels of a side of what torchvision's preprocessing gives."""
+def picture_size(spec: BackboneSpec) -> int:
+    """Pixels of a side of the pictures that the network gets."""
+    if is_timm(spec):
+        from timm.data import resolve_data_config
+
+        return spec.image_size or int(
+            resolve_data_config({}, pretrained_cfg=_timm_config(spec))["input_size"][-1]
+        )
     required: int = find_weights(spec).transforms.keywords["crop_size"]
     return spec.image_size or required
 

@@ -1,45 +1,64 @@
-"""A network's weights as one file that processes map into memory, so that all of a machine share one copy.
+"""Tensors as one file that processes map into memory, so that all of a machine share one copy.
 
 The format is safetensors. Two things make it usable without a copy: every tensor begins at a multiple of 64
 bytes, as torch's own allocations do, and the weights of convolutions are stored in channels-last order, in
-which they are used.
+which they are used. The file is written one tensor at a time: the writer of the safetensors package holds a
+second copy of all of them.
 """
 
 import json
 import logging
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from sightline.backbones import weights
+from sightline.storage import Buffer
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
 
 log = logging.getLogger(__name__)
-
 Built = TypeVar("Built", bound="nn.Module")
+
 ALIGNMENT = 64
 PADDING = "padding."  # begins the names of what only fills the gaps; safetensors allows none
 LAYOUT = {"layout": "channels_last"}  # in the header's metadata
+Metadata = dict[str, str]
 
 
-def packed(module: "nn.Module") -> Iterator[Any]:
-    """The file in pieces, the same for the same weights. One tensor at a time is copied, if any."""
-    tensors = _tensors_of(module)
-    yield _header(tensors)
+def pack_module(module: "nn.Module") -> Iterator[Buffer]:
+    """The file of a network's weights and buffers in pieces."""
+    # A state dict leaves some buffers out, which would have no values on the meta device.
+    buffers = dict(module.named_buffers(remove_duplicate=False))
+    return pack_tensors({**buffers, **module.state_dict()})
+
+
+def pack_tensors(
+    tensors: "dict[str, torch.Tensor]", metadata: Metadata | None = None
+) -> Iterator[Buffer]:
+    """A file in pieces, the same for the same tensors. One tensor at a time is copied, if any."""
+    yield _header(tensors, metadata or {})
     for value in tensors.values():
         yield _bytes_of(value)
         yield bytes(-value.nbytes % ALIGNMENT)
+
+
+def read_metadata(path: Path) -> Metadata:
+    """The texts in the header of a safetensors file."""
+    from safetensors import safe_open
+
+    with safe_open(path, framework="pt") as file:
+        return dict(file.metadata() or {})
 
 
 def read_mapped(path: Path) -> "dict[str, torch.Tensor]":
     """The tensors of a safetensors file, mapped: pages are read when they are used, and shared."""
     from safetensors import safe_open
 
+    is_channels_last = read_metadata(path).get("layout") == LAYOUT["layout"]
     with safe_open(path, framework="pt") as file:
-        is_channels_last = (file.metadata() or {}).get("layout") == LAYOUT["layout"]
         names = [name for name in file.keys() if not name.startswith(PADDING)]  # noqa: SIM118
         found = {name: file.get_tensor(name) for name in names}
     if not is_channels_last:
@@ -84,13 +103,8 @@ def _assign(module: "nn.Module", state: "dict[str, torch.Tensor]") -> None:
             module.get_submodule(owner)._buffers[attribute] = value
 
 
-def _tensors_of(module: "nn.Module") -> "dict[str, torch.Tensor]":
-    """Parameters and all buffers: what a state dict leaves out would have no values on the meta device."""
-    return {**dict(module.named_buffers(remove_duplicate=False)), **module.state_dict()}
-
-
-def _header(tensors: "dict[str, torch.Tensor]") -> bytes:
-    entries: dict[str, Any] = {"__metadata__": LAYOUT}
+def _header(tensors: "dict[str, torch.Tensor]", metadata: Metadata) -> bytes:
+    entries: dict[str, object] = {"__metadata__": {**metadata, **LAYOUT}}
     at = 0
     for name, value in tensors.items():
         at = _enter(entries, name, _dtype_name(value), list(_stored(value).shape), at, value.nbytes)
@@ -103,7 +117,7 @@ def _header(tensors: "dict[str, torch.Tensor]") -> bytes:
 
 
 def _enter(
-    entries: dict[str, Any], name: str, dtype: str, shape: list[int], at: int, size: int
+    entries: dict[str, object], name: str, dtype: str, shape: list[int], at: int, size: int
 ) -> int:
     """Enter a tensor into the header; returns where the next one begins."""
     entries[name] = {"dtype": dtype, "shape": shape, "data_offsets": [at, at + size]}
@@ -115,10 +129,11 @@ def _stored(value: "torch.Tensor") -> "torch.Tensor":
     return value.permute(0, 2, 3, 1) if value.dim() == 4 else value
 
 
-def _bytes_of(value: "torch.Tensor") -> Any:
+def _bytes_of(value: "torch.Tensor") -> memoryview:
     import torch
 
-    return _stored(value.detach()).contiguous().flatten().view(torch.uint8).numpy()
+    flat = _stored(value.detach().cpu()).contiguous().flatten()
+    return flat.view(torch.uint8).numpy().data
 
 
 def _dtype_name(value: "torch.Tensor") -> str:
@@ -134,7 +149,7 @@ def _holds_meta_tensors(module: "nn.Module") -> bool:
     return any(_is_meta(value) for part in module.modules() for value in vars(part).values())
 
 
-def _is_meta(value: Any) -> bool:
+def _is_meta(value: object) -> bool:
     import torch
 
     if isinstance(value, torch.Tensor):

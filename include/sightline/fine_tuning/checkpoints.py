@@ -14,24 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
-from safetensors.torch import load_file
 
 from sightline import storage
+from sightline.backbones import mapped
 
 Tensors = dict[str, torch.Tensor]
-DTYPES = {  # as safetensors names them
-    torch.float64: "F64",
-    torch.float32: "F32",
-    torch.float16: "F16",
-    torch.bfloat16: "BF16",
-    torch.int64: "I64",
-    torch.int32: "I32",
-    torch.int16: "I16",
-    torch.int8: "I8",
-    torch.uint8: "U8",
-    torch.bool: "BOOL",
-}
 
 
 @dataclass(frozen=True)
@@ -83,9 +70,8 @@ def write_checkpoint(url: str, come: Progressed) -> None:
 def read_checkpoint(url: str) -> Progressed | None:
     """The last checkpoint, or None where there is none."""
     try:
-        with _as_file(url) as path, safe_open(path, framework="pt") as file:
-            header: dict[str, str] = file.metadata()
-            tensors: Tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        with _as_file(url) as path:
+            header, tensors = mapped.read_metadata(path), mapped.read_mapped(path)
     except FileNotFoundError:
         return None
     plain = json.loads(header["optimizer"])
@@ -107,28 +93,14 @@ def _under(prefix: str, tensors: Tensors) -> Tensors:
 
 
 def write_weights(url: str, tensors: Tensors, metadata: dict[str, str] | None = None) -> None:
-    """Write a safetensors file, one tensor after the other; the largest one is copied at most."""
-    header: dict[str, Any] = {"__metadata__": metadata} if metadata else {}
-    names = sorted(tensors, key=lambda name: (-tensors[name].element_size(), name))  # stays aligned
-    end = 0
-    for name in names:
-        value = tensors[name]
-        begin, end = end, end + value.nbytes
-        kind = {"dtype": DTYPES[value.dtype], "shape": list(value.shape)}
-        header[name] = {**kind, "data_offsets": [begin, end]}
-    packed = json.dumps(header, separators=(",", ":")).encode()
-    packed += b" " * (-len(packed) % 8)
-    with storage.writing(url) as stream:
-        stream.write(len(packed).to_bytes(8, "little") + packed)
-        for name in names:
-            flat = tensors[name].detach().contiguous().cpu().flatten()
-            stream.write(flat.view(torch.uint8).numpy().data)
+    """Replace a safetensors file in one step; one tensor at a time is copied at most."""
+    storage.write_pieces(url, mapped.pack_tensors(tensors, metadata))
 
 
 def read_weights(url: str) -> Tensors:
     """The tensors of a safetensors file; FileNotFoundError if there is none."""
     with _as_file(url) as path:
-        return load_file(path)
+        return mapped.read_mapped(path)
 
 
 @contextmanager

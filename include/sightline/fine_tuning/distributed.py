@@ -5,16 +5,20 @@ on each executor of a cluster; over NCCL where there are GPUs, over Gloo elsewhe
 import logging
 import os
 import socket
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 import torch
 
+from sightline import memory
+from sightline.errors import ResourceError
 from sightline.fine_tuning import loop
 from sightline.fine_tuning.checkpoints import Epoch, read_checkpoint
 from sightline.fine_tuning.loop import Job
 from sightline.fine_tuning.reading import Place
 
 if TYPE_CHECKING:
+    from pyspark.ml.torch.distributor import TorchDistributor
     from pyspark.sql import SparkSession
 
 log = logging.getLogger(__name__)
@@ -29,10 +33,25 @@ def train(session: "SparkSession", job: Job) -> list[Epoch]:
 
     use_gpu = torch.cuda.is_available() if is_local else _has_gpus(session)
     distributor = TorchDistributor(job.spec.processes, local_mode=is_local, use_gpu=use_gpu)
-    distributor.run(run_process, job)
+    start(distributor, run_process, job)
     come = read_checkpoint(job.checkpoint_url)
     assert come is not None  # the first process wrote it after each epoch
     return come.history
+
+
+def start(distributor: "TorchDistributor", function: Callable[..., Any], *arguments: Any) -> None:
+    """Run a function in the distributor's processes; ResourceError if the kernel killed one for memory."""
+    kills = memory.oom_kills()
+    try:
+        distributor.run(function, *arguments)
+    except RuntimeError as error:
+        if memory.oom_kills() == kills:
+            raise
+        raise ResourceError(
+            f"fine_tune: a training process was killed for memory, of which this machine has "
+            f"{memory.shown(memory.total_bytes())}; lower limits.memory, backbone.image_size or "
+            "fine_tune.processes, choose a smaller backbone, or use a machine with more memory."
+        ) from error
 
 
 def run_process(job: Job) -> None:

@@ -31,11 +31,12 @@ from sightline.fine_tuning.checkpoints import (
     read_weights,
     write_checkpoint,
 )
-from sightline.fine_tuning.memory_fit import Work, agree, budget_bytes, fit
+from sightline.fine_tuning.memory_fit import TrialRun, agree, budget_bytes, fit
 from sightline.fine_tuning.memory_meter import release, trim
 from sightline.fine_tuning.micro_batches import Accumulation, MicroBatch
 from sightline.fine_tuning.network import (
     TunedNetwork,
+    average_norms,
     empty_network,
     find_folded,
     let_learn,
@@ -188,6 +189,7 @@ class _Training:
             )
         optimizer.zero_grad(set_to_none=True)
         trim()  # else freed activations stay with this process, and with the workers forked from it
+        average_norms(self.network, self.place.processes)
         held_loss, held_right = self._validate(accumulation.size.validated)
         speed = self.steps * self.spec.batch_size / seconds
         last_rate = float(optimizer.param_groups[0]["lr"])
@@ -235,7 +237,7 @@ class _Training:
             self.loss(logits.float(), shares, self.weights).backward()  # type: ignore[no-untyped-call]
 
         ours = self.spec.batch_size // self.place.processes
-        work = Work(self.network, optimizer, run, ours, 4 * like.numel(), self.device)
+        work = TrialRun(self.network, optimizer, run, ours, 4 * like.numel(), self.device)
         return agree(fit(work, self._budget), self.place, self.device)
 
     def _last_size(self) -> MicroBatch | None:
@@ -325,8 +327,12 @@ def _class_weights(spec: FineTuneSpec, images: TrainingSet) -> torch.Tensor:
 
 
 def _spread(network: TunedNetwork, place: Place, device: torch.device) -> nn.Module:
-    """The network, its gradients averaged over all processes."""
+    """The network, its gradients averaged over all processes.
+
+    Each process keeps the batch-norm statistics of its own images until `average_norms`; by default every
+    step would replace them by the first process's.
+    """
     if place.processes == 1:
         return network
     ids = [device.index] if device.type == "cuda" else None
-    return DistributedDataParallel(network, device_ids=ids)
+    return DistributedDataParallel(network, device_ids=ids, forward_sync_buffers=False)

@@ -31,15 +31,14 @@ from sightline.fine_tuning.recomputation import find_blocks, recomputing
 
 log = logging.getLogger(__name__)
 
-SHARE = 5  # of a machine's memory, a training process takes a fifth unless limits.memory says otherwise,
-LEAST_BYTES = 3 * memory.GIB  # or this much of a small machine, of which it takes half at most
 USED = 0.9  # of the budget: allocations of the same sizes do not always fall into the same places
 # More than any network of torchvision or timm keeps for a byte of a float32 picture (EfficientNet: 650).
 ACTIVATIONS_A_BYTE = 2000
+NORM_PICTURES = 8  # from which on a batch norm's statistics are steady enough to train with
 
 
 @dataclass(frozen=True)
-class Work:
+class TrialRun:
     """What is to be fitted: `run` computes gradients of so many made-up pictures."""
 
     network: TunedNetwork
@@ -57,30 +56,34 @@ def budget_bytes(limit: int | None, device: torch.device, processes_here: int) -
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
         return free + torch.cuda.memory_reserved(device)
-    total = memory.total_bytes()
-    return max(total // SHARE, min(total // 2, LEAST_BYTES)) // processes_here
+    return memory.training_budget(memory.total_bytes(), processes_here)
 
 
-def fit(work: Work, budget: int) -> MicroBatch:
-    """The largest micro-batch within the budget, with activation checkpointing if nothing fits without.
+def fit(work: TrialRun, budget: int) -> MicroBatch:
+    """The largest micro-batch within the budget; ResourceError if nothing fits.
 
-    ResourceError if nothing fits at all.
+    Activation checkpointing is used if nothing fits without it, or if batch norms would take their statistics
+    from fewer than NORM_PICTURES.
     """
     meter = Meter(work.device)
     if _surely_fits(work, budget, meter):
         return MicroBatch(work.batch_size)
     release()
     at_least = least_pictures(work.network)
+    enough = min(work.batch_size, NORM_PICTURES) if at_least > 1 else 1
+    probes = [_Probe(work, meter, int(budget * USED), recomputes) for recomputes in (False, True)]
     with _as_after_a_step(work.optimizer), Moment(work.network).kept():
-        for recomputes in (False, True):
-            probe = _Probe(work, meter, int(budget * USED), recomputes)
-            found = probe.largest(at_least)
-            if found is not None:
-                probe.tell(found, budget)
-                return found
+        for probe in probes:
+            probe.find_largest(at_least)
+            if probe.pictures >= enough:
+                break
+    best = max(probes, key=lambda probe: probe.pictures)  # the first of equals
+    if best.found is not None:
+        best.log_size(budget)
+        return best.found
     raise ResourceError(
         f"Training on {max(split(work.batch_size, 1, at_least))} pictures at a time does not fit into "
-        f"{memory.shown(budget)}, even with activation checkpointing ({memory.shown(probe.held)} are held "
+        f"{memory.shown(budget)}, even with activation checkpointing ({memory.shown(best.held)} are held "
         f"before the first); {ADVICE}."
     )
 
@@ -96,7 +99,7 @@ def agree(size: MicroBatch, place: Place, device: torch.device) -> MicroBatch:
     return MicroBatch(pictures, bool(recomputes), validated, bool(is_tight))
 
 
-def _surely_fits(work: Work, budget: int, meter: Meter) -> bool:
+def _surely_fits(work: TrialRun, budget: int, meter: Meter) -> bool:
     """Whether even the hungriest of networks fits, so that nothing need be measured."""
     weights = sum(one.nbytes for one in work.network.parameters())
     pictures = max(work.batch_size, VALIDATED_AT_ONCE) * work.picture_bytes
@@ -106,17 +109,23 @@ def _surely_fits(work: Work, budget: int, meter: Meter) -> bool:
 class _Probe:
     """Measures micro-batches of one kind."""
 
-    def __init__(self, work: Work, meter: Meter, limit: int, recomputes: bool) -> None:
+    def __init__(self, work: TrialRun, meter: Meter, limit: int, recomputes: bool) -> None:
         self.work, self.meter, self.limit, self.recomputes = work, meter, limit, recomputes
         self.held = 0  # before the pictures
         self.each = 0.0  # bytes a picture
+        self.found: MicroBatch | None = None
 
-    def largest(self, at_least: int) -> MicroBatch | None:
-        """None if not even the smallest one fits."""
+    @property
+    def pictures(self) -> int:
+        """Of the micro-batch that was found; 0 if none fits."""
+        return self.found.pictures if self.found else 0
+
+    def find_largest(self, at_least: int) -> None:
+        """Measure micro-batches, beginning with the smallest one."""
         size = max(split(self.work.batch_size, 1, at_least))
         smallest, peak = size, self._peak(size)
         if peak is None:
-            return None
+            return
         self.each = max(1, peak - self.held) / size
         room = int((self.limit - self.held) / self.each)
         size = max(size, self._even(room, at_least))
@@ -125,10 +134,13 @@ class _Probe:
                 break
             size = self._even(size - 1, at_least)
         validated = max(1, min(VALIDATED_AT_ONCE, room))
-        return MicroBatch(size, self.recomputes, validated, not self._is_certain(size, room))
+        is_tight = not self._is_certain(size, room)
+        self.found = MicroBatch(size, self.recomputes, validated, is_tight)
 
-    def tell(self, found: MicroBatch, budget: int) -> None:
-        """Say what was found, if the batch is not worked on as a whole."""
+    def log_size(self, budget: int) -> None:
+        """Log what was found, unless it is the whole batch."""
+        found = self.found
+        assert found is not None
         whole = found.pictures == self.work.batch_size and not found.recomputes
         log.log(
             logging.DEBUG if whole else logging.INFO,

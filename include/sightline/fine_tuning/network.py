@@ -93,6 +93,28 @@ def set_modes(network: TunedNetwork, *, training: bool) -> None:
             module.eval()
 
 
+def average_norms(network: TunedNetwork, processes: int) -> None:
+    """Give every process the same running statistics: those of the batches of all of them.
+
+    A batch norm in training mode sees its own process's images only. The variance is the mean of the
+    processes' variances plus the variance of their means. All processes must call this together.
+    """
+    if processes == 1:
+        return
+    norms = (module for module in network.modules() if isinstance(module, NORMS))
+    for mean, variance in ((one.running_mean, one.running_var) for one in norms if one.training):
+        if mean is not None and variance is not None:
+            own = mean.clone()
+            mean.copy_(_mean_over_processes(own, processes))
+            variance.copy_(_mean_over_processes(variance + (own - mean) ** 2, processes))
+
+
+def _mean_over_processes(values: torch.Tensor, processes: int) -> torch.Tensor:
+    total = values.clone()
+    torch.distributed.all_reduce(total)
+    return total / processes
+
+
 def _learning(network: TunedNetwork, trainable: str) -> list[nn.Module]:
     if trainable == "all":
         return [network]

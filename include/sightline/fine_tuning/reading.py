@@ -150,12 +150,28 @@ def train_order(groups: list[RowGroup], place: Place, mixed: random.Random) -> I
     mixed.shuffle(groups)
     shares_groups = len(groups) >= GROUPS_A_PROCESS * place.processes
     if shares_groups:
-        groups = groups[place.rank :: place.processes]
+        groups = deal_groups(groups, place.processes)[place.rank]
     rows = (row for group in groups for row in read_rows(group, validation=False))
     shuffled = pooled(rows, mixed)
     if shares_groups:
         return shuffled
     return itertools.islice(shuffled, place.rank, None, place.processes)
+
+
+def deal_groups(groups: list[RowGroup], processes: int) -> list[list[RowGroup]]:
+    """Row groups for each process, in their order, so that all have about as many train images.
+
+    The largest group goes first, each to the process with the fewest images so far. A process with fewer
+    images than its share of the batches would read some twice in an epoch while others go unread.
+    """
+    loads, owners = [0] * processes, dict[int, int]()
+    for place in sorted(range(len(groups)), key=lambda at: -groups[at].train_images):
+        owners[place] = loads.index(min(loads))
+        loads[owners[place]] += groups[place].train_images
+    return [
+        [group for place, group in enumerate(groups) if owners[place] == rank]
+        for rank in range(processes)
+    ]
 
 
 def pooled(rows: Iterable[Encoded], mixed: random.Random) -> Iterator[Encoded]:

@@ -59,7 +59,7 @@ def load_tuned(catalog: Catalog, version: str) -> TunedModel:
 
 def save_tuned(catalog: Catalog, model: dict[str, Any], weights: Tensors) -> None:
     """Keep a network: first its weights, then the model.json that says they are there."""
-    content = save(weights)
+    content = save({name: value.contiguous() for name, value in weights.items()})
     storage.write_bytes(weights_url(catalog, model["version"]), content)
     digest = hashlib.sha256(content).hexdigest()  # by which other machines verify their download
     models.write_model(catalog, {**model, "weights_sha256": digest})

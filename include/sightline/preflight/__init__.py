@@ -4,18 +4,18 @@ Each check returns one line of fact, or raises a SightlineError whose sentence s
 """
 
 import math
-import os
 
 from sightline import backbones, emr, storage, tables
 from sightline.catalog import open_catalog
 from sightline.config import DatasetSpec
 from sightline.errors import ResourceError, SourceError, WeightsError
+from sightline.memory import shown
+from sightline.preflight import memory_needs
 from sightline.settings import load_settings
 from sightline.sources import SOURCES, Access, Survey
 
 TYPICAL_IMAGE_BYTES = 300_000  # where the source does not say
 KEPT_FREE_BYTES = 200 * 2**20  # logs, Spark's own files, the operating system's comfort
-SPARK_BYTES = 3 * 2**30  # a driver and two workers with a network each
 
 
 def check(spec: DatasetSpec, access: Access) -> list[str]:
@@ -28,9 +28,10 @@ def check_survey(spec: DatasetSpec, survey: Survey) -> list[str]:
     facts = [*survey.facts, *_check_compute(spec)]
     if survey.images_by_class is not None:
         facts.append(_check_classes(spec, survey.images_by_class))
-    dim, weights = _check_weights(spec)
-    memory = _check_memory(spec, survey, dim)  # first: unlike a disk, it is seldom made larger
-    return [*facts, weights, _check_disk(spec, survey, dim), memory]
+    dim, weights_bytes, weights = _check_weights(spec)
+    size = memory_needs.Workload.of(survey, dim, weights_bytes)
+    memory = memory_needs.check(spec, size)  # first: unlike a disk, it is seldom made larger
+    return [*facts, weights, _check_disk(spec, survey, size), *memory]
 
 
 def _check_classes(spec: DatasetSpec, counts: dict[str, int]) -> str:
@@ -55,18 +56,21 @@ def _check_classes(spec: DatasetSpec, counts: dict[str, int]) -> str:
     return f"source: {sum(counts.values()):,} images in {len(counts)} classes"
 
 
-def _check_weights(spec: DatasetSpec) -> tuple[int, str]:
+def _check_weights(spec: DatasetSpec) -> tuple[int, int, str]:
+    """The width of the features, the bytes of the weights if they were loaded, and the fact."""
     backbone = spec.backbone
     dim = backbones.known_dimension(backbone)
     if backbones.is_random(backbone):
         dim = dim or backbones.load_backbone(backbone).dim
         return (
             dim,
+            0,
             f"backbone: {backbone.name}, {dim:,} features, seeded random weights (never trained)",
         )
     loaded = backbones.load_backbone(backbone)
     return (
         loaded.dim,
+        sum(parameter.nbytes for parameter in loaded.module.parameters()),
         f"backbone: {backbone.name}, {loaded.dim:,} features, weights {backbone.weights}",
     )
 
@@ -86,8 +90,8 @@ def _check_compute(spec: DatasetSpec) -> list[str]:
     return [f"compute: {compute.where}, up to {compute.executors} executors of {sizes}"]
 
 
-def _check_disk(spec: DatasetSpec, survey: Survey, dim: int) -> str:
-    """What is held already is not written again, so a nightly run needs room for the new images only."""
+def _check_disk(spec: DatasetSpec, survey: Survey, size: memory_needs.Workload) -> str:
+    """Images that are held already are not written again; the weights lie on the storage for the workers."""
     catalog = open_catalog(spec.name)
     images = survey.total
     known = tables.count_rows(catalog.images) + tables.count_rows(catalog.rejects)
@@ -95,44 +99,13 @@ def _check_disk(spec: DatasetSpec, survey: Survey, dim: int) -> str:
     new_bytes = new * TYPICAL_IMAGE_BYTES
     if survey.size_bytes is not None:
         new_bytes = math.ceil(survey.size_bytes * (new / images if images else 1.0))
-    needed = int(1.2 * new_bytes) + 2 * images * dim * 4 + KEPT_FREE_BYTES
+    needed = int(1.2 * new_bytes) + 2 * images * size.dim * 4 + size.weights + KEPT_FREE_BYTES
     free = storage.free_bytes(catalog.root)
     if free is None:
-        return f"disk: about {_size(needed)} will be written to {catalog.root}"
+        return f"disk: about {shown(needed)} will be written to {catalog.root}"
     if free < needed:
         raise ResourceError(
-            f"Dataset {spec.name} needs about {_size(needed)} on disk at {catalog.root}, but "
-            f"{_size(free)} are free; make room or set SIGHTLINE_STORAGE to a larger place."
+            f"Dataset {spec.name} needs about {shown(needed)} on disk at {catalog.root}, but "
+            f"{shown(free)} are free; make room or set SIGHTLINE_STORAGE to a larger place."
         )
-    return f"disk: about {_size(needed)} needed, {_size(free)} free at {catalog.root}"
-
-
-def _check_memory(spec: DatasetSpec, survey: Survey, dim: int) -> str:
-    """Rows x dimension is what the classifier's training holds. PCA holds dim x dim matrices: three on the
-    driver, and on each of two workers one for every fold.
-    """
-    width = dim
-    if spec.reduce is not None:
-        width = spec.reduce.components or dim
-    images = survey.total
-    unknown = "" if images else "; how many images there are is known after the listing"
-    matrix = images * width * 8
-    folds = spec.train.folds if spec.train else 0
-    gramians = (3 + 2 * folds) * dim * dim * 8 if spec.reduce else 0
-    needed = SPARK_BYTES + max(matrix, gramians)
-    if spec.compute.where != "spark":
-        return f"memory: about {_size(needed)} needed ({images:,} x {width:,}), on EMR{unknown}"
-    physical = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    if needed > physical:
-        raise ResourceError(
-            f"Dataset {spec.name} needs about {_size(needed)} of memory ({images:,} images x "
-            f"{width:,} numbers), but this machine has {_size(physical)}; set reduce.components lower, "
-            "choose a narrower backbone, or run Spark on a cluster."
-        )
-    return f"memory: about {_size(needed)} needed ({images:,} x {width:,}), {_size(physical)} here{unknown}"
-
-
-def _size(size_bytes: int) -> str:
-    if size_bytes >= 2**30:
-        return f"{size_bytes / 2**30:.1f} GiB"
-    return f"{max(1, round(size_bytes / 2**20)):,} MiB"
+    return f"disk: about {shown(needed)} needed, {shown(free)} free at {catalog.root}"
