@@ -55,12 +55,13 @@ class Peak:
 
 
 class MemoryWatch:
-    """Samples the processes twice a second, in a thread, until it is closed. `root` and what it starts count
-    even without the mark."""
+    """Samples the processes twice a second, in a thread, until it is closed.
 
-    def __init__(self, mark: str, root: int | None = None) -> None:
+    The test's own process does not count: pytest holds every test module that it has collected, torch too.
+    """
+
+    def __init__(self, mark: str) -> None:
         self._mark = mark.encode()  # such as NAME=value
-        self._root = root
         self._members: dict[tuple[int, str], bool] = {}
         self._ticks: dict[tuple[int, str], int] = {}
         self._measured: tuple[int, dict[int, int]] = (0, {})  # in all, and each one's resident size
@@ -111,7 +112,7 @@ class MemoryWatch:
         return [one for one in seen if known[one.pid, one.started]]
 
     def _is_marked(self, one: Seen) -> bool:
-        if one.pid == self._root or self._members.get((one.pid, one.started)):
+        if self._members.get((one.pid, one.started)):
             return True
         try:
             return self._mark in Path(f"/proc/{one.pid}/environ").read_bytes().split(b"\0")
@@ -168,6 +169,8 @@ def _command(pid: int) -> str:
         words = Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace").split("\0")
     except OSError:
         return "ended"
+    if "-c" in words:
+        return "python -c"
     names = [Path(word).name for word in words if word and not word.startswith("-")]
     scripts = [name for name in names if name.endswith(".py")]
     if names and names[0] == "java":

@@ -8,7 +8,6 @@ import calendar
 import csv
 import datetime
 import json
-import os
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
@@ -91,8 +90,8 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
 
 @pytest.fixture(scope="module")
 def watch(world: World) -> Iterator[MemoryWatch]:
-    """Sees every process of the suite, this one and its servers among them."""
-    with MemoryWatch(f"SIGHTLINE_STATE={world.places / 'state'}", os.getpid()) as found:
+    """Sees every process of Airflow, of Spark and of the commands."""
+    with MemoryWatch(f"SIGHTLINE_STATE={world.places / 'state'}") as found:
         yield found
 
 
@@ -149,14 +148,14 @@ def open_images(folder: Path) -> Bucket:
 
 @contextmanager
 def sun397_served(places: Path) -> Iterator[None]:
-    """The archive at its second address: nothing answers at the first, as it is with the real one."""
+    """The archive and its lists, served as files."""
     archive, lists = sun397()
     split_lists = founding.shipped("sun397")["source"]["split_lists"]
     with file_server() as server:
         write_dataset(
             places,
             "sun397",
-            urls=["http://127.0.0.1:9/SUN397.tar.gz", server.put("/SUN397.tar.gz", archive)],
+            urls=[server.put("/SUN397.tar.gz", archive)],
             md5=md5(archive),
             split_lists=split_lists | {"urls": [server.put("/Partitions.zip", lists)]},
         )
