@@ -1,6 +1,6 @@
 """Activation checkpointing: blocks keep only their input and compute the rest again in the backward pass.
 
-It takes about a third more time and leaves gradients, batch-norm statistics and dropout masks as they are.
+It costs one more forward pass and leaves gradients, batch-norm statistics and dropout masks as they are.
 """
 
 from collections import Counter
