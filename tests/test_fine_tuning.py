@@ -163,6 +163,8 @@ def test_too_little_to_train_on_ends_in_a_sentence(
     only = models.make_plan(spec, one, "none")
     with pytest.raises(TrainingError, match=r"Dataset colours has 1 class\(es\) .* \(red\)"):
         training_set(spec, one, only)
+    with pytest.raises(TrainingError, match="41 processes cannot share 40 images to train on"):
+        job_of(spec, catalog, plan, "many", processes=41)
 
 
 def job_of(spec: DatasetSpec, catalog: Catalog, plan: Plan, name: str, **changed: Any) -> Job:

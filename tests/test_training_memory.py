@@ -1,6 +1,7 @@
 """Training within a budget of memory: micro-batches, activation checkpointing, and what is released."""
 
 import logging
+import threading
 from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -27,6 +28,7 @@ from sightline.fine_tuning.micro_batches import Accumulation, MicroBatch, least_
 from sightline.fine_tuning.network import TunedNetwork, let_learn, make_network
 from sightline.fine_tuning.recomputation import find_blocks, recomputing
 from sightline.fine_tuning.training_set import build_training_set
+from sightline.images import Pixels
 from sightline.models import Plan
 from tests.colours import make_colours
 
@@ -344,3 +346,23 @@ def test_workers_of_a_large_process_are_small_and_give_the_same_pictures(
 
 def is_worker(process: psutil.Process) -> bool:
     return "forkserver" in " ".join(process.cmdline())
+
+
+BUSY = threading.Lock()
+
+
+def prepare_unless_busy(pixels: Pixels) -> torch.Tensor:
+    assert BUSY.acquire(timeout=5), "the worker waits for a lock of a thread that it does not have"
+    BUSY.release()
+    return torch.from_numpy(pixels.copy())
+
+
+@pytest.mark.slow
+def test_a_worker_does_not_wait_for_locks_of_the_training_process(
+    make_job: Callable[..., Job],
+) -> None:
+    job = make_job("read", {})
+    dataset = reading.ValidationImages(job.training_set, reading.Place(), prepare_unless_busy)
+    with BUSY:  # as a thread of Gloo may hold one when the worker starts
+        read = sum(len(labels) for _, labels in reading.batches(dataset, 2, 1))
+    assert read == job.training_set.validation_images

@@ -12,6 +12,7 @@ from sightline import backbones, models, storage, tables, wanted_images
 from sightline.backbones.inference import has_bf16
 from sightline.catalog import Catalog
 from sightline.config import BackboneSpec, DatasetSpec
+from sightline.errors import TrainingError
 from sightline.fine_tune_config import FineTuneSpec
 from sightline.fine_tuning import augmentation, distributed, scoring
 from sightline.fine_tuning.augmentation import views
@@ -119,7 +120,15 @@ def score_new(
 def prepare_job(
     fine_tune: FineTuneSpec, backbone_spec: BackboneSpec, images: TrainingSet, folder: str
 ) -> Job:
-    """What the training processes need, on storage; a checkpoint that an earlier try left there counts."""
+    """What the training processes need, on storage; a checkpoint that an earlier try left there counts.
+
+    TrainingError if there are fewer images than processes.
+    """
+    if images.train_images < fine_tune.processes:
+        raise TrainingError(
+            f"{fine_tune.processes} processes cannot share {images.train_images} images to train on; lower "
+            "fine_tune.processes or add images."
+        )
     backbone = backbones.load_backbone(backbone_spec)
     network = make_network(backbone, fine_tune.head, len(images.labels), fine_tune.seed)
     augmentation.make_augmentation(fine_tune.augmentation, backbone.preprocessing, fine_tune.seed)

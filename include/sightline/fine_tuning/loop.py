@@ -188,7 +188,7 @@ class _Training:
                 f"(now {rate:g}) or set fine_tune.clip_norm."
             )
         optimizer.zero_grad(set_to_none=True)
-        trim()  # else freed activations stay with this process, and with the workers forked from it
+        trim()  # else freed activations stay with this process
         average_norms(self.network, self.place.processes)
         held_loss, held_right = self._validate(accumulation.size.validated)
         speed = self.steps * self.spec.batch_size / seconds

@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import psutil
 import torch
 from torch.utils.data import DataLoader, IterableDataset
 
@@ -27,7 +26,6 @@ POOL_BYTES = 256 * 2**20  # of encoded images that are mixed, in each process
 WAITING_BYTES = (
     128 * 2**20
 )  # of prepared batches that wait for the training, if that is more than one
-FORKED_BYTES = 768 * 2**20  # of its own, which a process may hold to be forked
 GROUPS_A_PROCESS = 8  # row groups; with fewer, processes share out rows and each reads all groups
 Encoded = tuple[bytes, int, int]  # content, rotation in degrees, label
 Pictures = IterableDataset[tuple[torch.Tensor, int]]
@@ -113,13 +111,14 @@ def batches(
 
 
 def _start_method() -> str:
-    """A worker that is forked from a process with gigabytes would keep them when the process frees them, so
-    that of a large process is forked from a small server beside it, whose imports take some seconds once.
+    """Workers are forked from a small server beside this process, whose imports take some seconds once.
+
+    A training process has threads of Gloo and OpenMP: a worker forked from it waits for ever for a lock that
+    one of them held at that moment, and keeps all memory that the process frees later.
     """
-    held = psutil.Process().memory_info()
-    if held.rss - getattr(held, "shared", 0) < FORKED_BYTES:
-        return "fork"
-    multiprocessing.set_forkserver_preload([__name__, "sightline.fine_tuning.augmentation"])
+    multiprocessing.set_forkserver_preload(
+        ["__main__", __name__, "sightline.fine_tuning.augmentation"]
+    )
     return "forkserver"
 
 
