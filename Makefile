@@ -38,7 +38,7 @@ test-slow: development ## a real Airflow, trainings in several processes, studie
 test-founding: development ## the five founding datasets whole, with their real networks, within 8 GiB (20 minutes)
 	@.venv/bin/pytest -v --durations=0 -m founding $$(grep -l 'mark\.founding' tests/*.py) $(ARGS)
 
-test-nightly: cluster ## a month's backfill, whole; all backbones; docker-compose.yaml's services (40 minutes)
+test-nightly: cluster ## a month's backfill, whole; all backbones; docker-compose.yaml's services (50 minutes)
 	@.venv/bin/pytest -m nightly $(ARGS)
 
 test-group: cluster ## the nightly tests that CI runs with this commit, or one group of them: [GROUP=soak] (15 minutes at most)

@@ -32,7 +32,14 @@ class Group:
 
 
 GROUPS = {
-    "backbones": Group(12, ("tests/test_backbone_suite.py", "tests/test_car_models_memory.py")),
+    "backbones": Group(
+        12,
+        (
+            "tests/test_backbone_suite.py",
+            "tests/test_car_models_memory.py",
+            "tests/test_flowers.py",
+        ),
+    ),
     "whole-runs": Group(
         13,
         (
@@ -41,23 +48,23 @@ GROUPS = {
             "tests/test_end_to_end_trainings.py",
         ),
     ),
-    "trainings": Group(
-        13,
-        (
-            "tests/test_emr_archive.py",
-            "tests/test_featurization.py",
-            "tests/test_flowers.py",
-            "tests/test_ingestion.py",
-            "tests/test_planted_labels.py",
-            "tests/test_real_trainings.py",
-        ),
-    ),
+    "trainings": Group(15, ("tests/test_real_trainings.py",)),
     "cluster-kills": Group(12, ("tests/test_compose_services.py", "tests/chaos/test_cluster.py")),
     "airflow-kills": Group(
         14, ("tests/chaos/test_airflow.py", "tests/chaos/test_backfill_beside_night.py")
     ),
     "soak": Group(11, ("tests/chaos/test_soak.py",)),
-    "clock": Group(8, ("tests/chaos/test_clock.py", "tests/test_benchmarks_whole.py")),
+    "clock": Group(
+        13,
+        (
+            "tests/chaos/test_clock.py",
+            "tests/test_benchmarks_whole.py",
+            "tests/test_emr_archive.py",
+            "tests/test_featurization.py",
+            "tests/test_ingestion.py",
+            "tests/test_planted_labels.py",
+        ),
+    ),
 }
 
 
