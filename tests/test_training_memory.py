@@ -352,7 +352,7 @@ BUSY = threading.Lock()
 
 
 def prepare_unless_busy(pixels: Pixels) -> torch.Tensor:
-    assert BUSY.acquire(timeout=5), "the worker waits for a lock of a thread that it does not have"
+    assert BUSY.acquire(timeout=5), "the worker inherited a lock that another thread holds"
     BUSY.release()
     return torch.from_numpy(pixels.copy())
 

@@ -111,10 +111,10 @@ def batches(
 
 
 def _start_method() -> str:
-    """Workers are forked from a small server beside this process, whose imports take some seconds once.
+    """Workers are forked from a small server process, whose imports take about three seconds once.
 
-    A training process has threads of Gloo and OpenMP: a worker forked from it waits for ever for a lock that
-    one of them held at that moment, and keeps all memory that the process frees later.
+    Forked from the training process itself, a worker can deadlock on a lock that a thread of Gloo or OpenMP
+    held at the fork, and keeps all memory that the process frees later.
     """
     multiprocessing.set_forkserver_preload(
         ["__main__", __name__, "sightline.fine_tuning.augmentation"]
